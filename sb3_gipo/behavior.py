@@ -1,6 +1,6 @@
 """
-What must be remembered of a behavior policy: the parameters of its action distribution, so that the exact KL(μ‖π) can
-be computed long after μ is gone.
+What must be remembered of a behavior policy: the log-probability of each action dimension, and the parameters of its
+action distribution, so that the exact KL(μ‖π) can be computed long after μ is gone.
 
 Squashing by tanh and clipping to the action bounds are the same map for μ and π, so the KL of a squashed Gaussian is the
 KL of the Gaussian below it.
@@ -14,11 +14,46 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
+    TanhBijector,
 )
 from torch import distributions as td
 
-__all__ = ["kl_divergence", "n_parameters", "parameters"]
+__all__ = ["kl_divergence", "log_prob", "n_dimensions", "n_parameters", "parameters"]
+
+
+def n_dimensions(action_space: spaces.Space) -> int:
+    """
+    :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
+    :return: how many numbers :func:`log_prob` gives for one action
+    """
+    return th.Size(action_space.shape or ()).numel()
+
+
+def log_prob(distribution: Distribution, actions: th.Tensor) -> th.Tensor:
+    """
+    :param distribution: SB3's action distribution, conditioned on a batch of states
+    :param actions: what the policy emitted: (batch,) for Discrete actions, else (batch, *action shape)
+    :return: (batch, dimensions), whose sum over dimensions is SB3's ``log_prob``
+    :raises TypeError: for a distribution that SB3 does not have
+    """
+    actions = actions.flatten(start_dim=1) if actions.ndim > 1 else actions
+    if isinstance(distribution, SquashedDiagGaussianDistribution):
+        correction = th.log(1 - actions**2 + distribution.epsilon)
+        return distribution.distribution.log_prob(TanhBijector.inverse(actions)) - correction
+    if isinstance(distribution, StateDependentNoiseDistribution) and distribution.bijector is not None:
+        gaussian_actions = distribution.bijector.inverse(actions)
+        correction = distribution.bijector.log_prob_correction(gaussian_actions)
+        return distribution.distribution.log_prob(gaussian_actions) - correction
+    if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution | BernoulliDistribution):
+        return distribution.distribution.log_prob(actions)
+    if isinstance(distribution, MultiCategoricalDistribution):
+        pairs = zip(distribution.distribution, actions.unbind(dim=1), strict=True)
+        return th.stack([dimension.log_prob(action) for dimension, action in pairs], dim=1)
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.distribution.log_prob(actions).unsqueeze(1)
+    raise TypeError(_unknown(distribution))
 
 
 def n_parameters(action_space: spaces.Space) -> int:
@@ -77,4 +112,7 @@ def kl_divergence(behavior_parameters: th.Tensor, distribution: Distribution) ->
 
 
 def _unknown(distribution: Distribution) -> str:
-    return f"the exact KL is not known for {type(distribution).__name__}: use a policy with SB3's distributions or kl_coef=0"
+    return (
+        f"{type(distribution).__name__} is not one of SB3's action distributions: its dimensions and its exact KL are not "
+        'known; use ratio_level="joint" and kl_coef=0'
+    )

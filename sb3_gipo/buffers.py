@@ -53,8 +53,8 @@ class StaleRolloutBuffer(RolloutBuffer):
     shaped (buffer_size, n_envs, ...), and stay so: sampling does not flatten them.
 
     Memory is allocated once: per transition the observation, the action, 24 bytes (reward, episode start, value, behavior
-    log-probability, advantage and value target in float32) and 4 bytes per behavior parameter. This is SB3's own layout;
-    staleness itself costs 8 bytes a rollout.
+    log-probability, advantage and value target in float32), 4 bytes per behavior parameter, and 4 bytes for each
+    log-probability after the first. This is SB3's own layout; staleness itself costs 8 bytes a rollout.
 
     :param buffer_size: steps per environment in a rollout, ≥ 1
     :param observation_space: Observation space
@@ -66,6 +66,8 @@ class StaleRolloutBuffer(RolloutBuffer):
     :param replay_window: how many past rollouts are kept, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many versions old, 0 ≤ ``min_lag < replay_window``
     :param n_behavior_parameters: how many parameters of the behavior distribution are stored per transition
+    :param n_log_probs: how many behavior log-probabilities are stored per transition: None for the joint one, as SB3
+        does, or one for each action dimension (then ``old_log_prob`` has shape (batch, n_log_probs))
     :raises ValueError: if ``replay_window`` or ``min_lag`` is out of its range
     """
 
@@ -83,6 +85,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         replay_window: int = 1,
         min_lag: int = 0,
         n_behavior_parameters: int = 0,
+        n_log_probs: int | None = None,
     ):
         if replay_window < 1:
             raise ValueError(
@@ -96,6 +99,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         self.replay_window = replay_window
         self.min_lag = min_lag
         self.n_behavior_parameters = n_behavior_parameters
+        self.n_log_probs = n_log_probs
         self.policy_version = 0
         self._versions = np.full(replay_window, _EMPTY, dtype=np.int64)
         self._slot = 0
@@ -122,7 +126,8 @@ class StaleRolloutBuffer(RolloutBuffer):
             "observations": observations,
             "actions": ring((self.action_dim,), self.action_space.dtype),
             "behavior_parameters": ring((self.n_behavior_parameters,)),
-            **{name: ring() for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages")},
+            "log_probs": ring(() if self.n_log_probs is None else (self.n_log_probs,)),
+            **{name: ring() for name in ("rewards", "returns", "episode_starts", "values", "advantages")},
         }
 
     def reset(self) -> None:
@@ -132,11 +137,31 @@ class StaleRolloutBuffer(RolloutBuffer):
         if self._versions[self._slot] != _EMPTY:
             self._slot = (self._slot + 1) % self.replay_window
         self._versions[self._slot] = _EMPTY
-        for name, ring in self._storage.items():
-            setattr(self, name, _map(lambda array: array[self._slot].swapaxes(0, 1), ring))
+        self._bind()
         self._collecting_version = self.policy_version
         self.pos = 0
         self.full = False
+
+    def _bind(self) -> None:
+        """Make the inherited attributes views of the newest rollout's place in the ring."""
+        for name, ring in self._storage.items():
+            setattr(self, name, _map(lambda array: array[self._slot].swapaxes(0, 1), ring))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled views would become arrays of their own, cut off from the ring.
+        return {name: value for name, value in self.__dict__.items() if name not in self._storage}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What two buffers must share for one's contents to fit the other: the shape and type of every ring."""
+        return {
+            "min_lag": self.min_lag,
+            **{name: _map(lambda ring: (ring.shape, str(ring.dtype)), ring) for name, ring in self._storage.items()},
+        }
 
     def add(self, *args: Any, behavior_parameters: th.Tensor | None = None, **kwargs: Any) -> None:
         """

@@ -1,9 +1,12 @@
 """GIPO, Gaussian Importance sampling Policy Optimization (arXiv 2603.03955), as a Stable-Baselines3 algorithm."""
 
+import io
 import itertools
 import math
+import pathlib
+import random
 import warnings
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
@@ -13,13 +16,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch.nn import functional as F
 
 from sb3_gipo import behavior, utilization
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
+from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
 __all__ = ["GIPO"]
@@ -78,6 +82,10 @@ class GIPO(OnPolicyAlgorithm):
     :param sigma_neg_ratio: r > 0; where the advantage is not positive the width is σ·r
     :param surrogate: any objective of :mod:`sb3_gipo.surrogates`, to be run in the same loop (PPO's clip, SAPO, ...).
         None: the Gaussian from ``sigma`` and ``sigma_neg_ratio``
+    :param ratio_level: ``"joint"``: one importance ratio per step, from the summed log-probability of the action's
+        dimensions (SB3's habit). ``"dimension"``: one ratio for each action dimension, the advantage shared, and policy
+        loss and KL averaged over dimensions (the published MetaWorld experiments). A sigma tuned for one does not transfer
+        to the other
     :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
         0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
@@ -121,6 +129,7 @@ class GIPO(OnPolicyAlgorithm):
         *,
         sigma_neg_ratio: float = 1.0,
         surrogate: Surrogate | None = None,
+        ratio_level: Literal["joint", "dimension"] = "joint",
         replay_window: int = 1,
         min_lag: int = 0,
         kl_coef: float = 0.0,
@@ -153,6 +162,7 @@ class GIPO(OnPolicyAlgorithm):
         self.sigma = sigma
         self.sigma_neg_ratio = sigma_neg_ratio
         self.surrogate = surrogate
+        self.ratio_level = ratio_level
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
@@ -167,6 +177,8 @@ class GIPO(OnPolicyAlgorithm):
     def _check_options(self) -> None:
         if not callable(self.sigma):
             GaussianTrust(self.sigma, self.sigma_neg_ratio)  # raises for a bad width
+        if self.ratio_level not in ("joint", "dimension"):
+            raise ValueError(f'ratio_level must be "joint" or "dimension", got {self.ratio_level!r}')
         if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):
             raise ValueError(f"kl_coef must be a finite number ≥ 0, got {self.kl_coef!r}")
         if self.rollout_buffer_class is not None and not issubclass(self.rollout_buffer_class, StaleRolloutBuffer):
@@ -201,6 +213,7 @@ class GIPO(OnPolicyAlgorithm):
             "replay_window": self.replay_window,
             "min_lag": self.min_lag,
             "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
+            "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
         }
         super()._setup_model()
         self.sigma = FloatSchedule(self.sigma)
@@ -240,6 +253,8 @@ class GIPO(OnPolicyAlgorithm):
                 actions, values, log_probs = self.policy(obs_tensor)
                 # The policy keeps the distribution it has just sampled from; a callback may replace it later.
                 remembered = behavior.parameters(self.policy.action_dist) if self.kl_coef > 0 else None
+                if self.ratio_level == "dimension":
+                    log_probs = behavior.log_prob(self.policy.action_dist, actions)
             actions = actions.cpu().numpy()
             clipped_actions = self._to_environment(actions)
 
@@ -343,33 +358,38 @@ class GIPO(OnPolicyAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)  # type: ignore[arg-type]
-        values = values.flatten()
+        # Without a closed form, −log π of the sampled actions estimates the entropy.
+        entropy = -log_prob if entropy is None else entropy
+        if self.ratio_level == "dimension":
+            log_prob = behavior.log_prob(self.policy.action_dist, actions)
         log_ratio = log_prob - batch.old_log_prob
+        values = values.flatten()
         advantages = batch.advantages
         if self.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
-        policy_loss = -surrogate.objective(log_ratio, advantages).mean()
-        value_loss = F.mse_loss(batch.returns, self._clip_values(values, batch.old_values))
-        # Without a closed form, −log π of the sampled actions estimates the entropy.
-        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        kl_loss = None
-        if batch.behavior_parameters is not None:
-            kl_loss = behavior.kl_divergence(batch.behavior_parameters, self.policy.action_dist).sum(dim=1).mean()
-            loss = loss + self.kl_coef * kl_loss
-        return _Evaluation(
-            loss=loss,
-            policy_loss=policy_loss,
-            value_loss=value_loss,
-            entropy_loss=entropy_loss,
-            kl_loss=kl_loss,
-            log_ratio=log_ratio,
-            multiplier=surrogate.multiplier(log_ratio, advantages),
-            lags=batch.lags,
-            values=values,
-            returns=batch.returns,
+        losses = actor_critic_losses(
+            surrogate,
+            log_ratio,
+            advantages,
+            self._clip_values(values, batch.old_values),
+            batch.returns,
+            entropy,
+            self._kl(batch),
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            kl_coef=self.kl_coef,
         )
+        if log_ratio.ndim > 1:
+            advantages = advantages.unsqueeze(1)
+        multiplier = surrogate.multiplier(log_ratio, advantages)
+        return _Evaluation(losses, log_ratio, multiplier, batch.lags, values, batch.returns)
+
+    def _kl(self, batch: StaleRolloutBufferSamples) -> th.Tensor:
+        """Exact KL(μ‖π): (batch,) for a joint ratio, else (batch, dimensions); zero where it is not asked for."""
+        if batch.behavior_parameters is None:
+            return batch.advantages.new_zeros(1)
+        by_dimension = behavior.kl_divergence(batch.behavior_parameters, self.policy.action_dist)
+        return by_dimension.sum(dim=1) if self.ratio_level == "joint" else by_dimension
 
     def _clip_values(self, values: th.Tensor, old_values: th.Tensor) -> th.Tensor:
         if self.clip_range_vf is None:
@@ -380,13 +400,14 @@ class GIPO(OnPolicyAlgorithm):
     def _step(self, evaluation: "_Evaluation") -> None:
         """One optimizer step, refused before it can write a number that is not finite into the policy."""
         self.policy.optimizer.zero_grad()
-        evaluation.loss.backward()
+        losses = evaluation.losses
+        losses.total.backward()
         norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not (norm.isfinite() and evaluation.loss.isfinite()):
+        if not (norm.isfinite() and losses.total.isfinite()):
             raise FloatingPointError(
                 f"non-finite loss or gradient after {self.num_timesteps} steps, in the update of policy version "
-                f"{self.rollout_buffer.policy_version}: loss {evaluation.loss.item()}, policy loss "
-                f"{evaluation.policy_loss.item()}, value loss {evaluation.value_loss.item()}, gradient norm {norm.item()}. "
+                f"{self.rollout_buffer.policy_version}: loss {losses.total.item()}, policy loss {losses.policy.item()}, "
+                f"value loss {losses.value.item()}, gradient norm {norm.item()}. "
                 "The step was not made: the policy is as it was before"
             )
         self.policy.optimizer.step()
@@ -397,16 +418,14 @@ class GIPO(OnPolicyAlgorithm):
             th.cat([getattr(evaluation, name) for evaluation in evaluations])
             for name in ("log_ratio", "multiplier", "lags", "values", "returns")
         )
-
-        def mean(name: str) -> float:
-            return th.stack([getattr(evaluation, name) for evaluation in evaluations]).mean().item()
-
-        self.logger.record("train/loss", mean("loss"))
-        self.logger.record("train/policy_gradient_loss", mean("policy_loss"))
-        self.logger.record("train/value_loss", mean("value_loss"))
-        self.logger.record("train/entropy_loss", mean("entropy_loss"))
+        losses = th.stack([th.stack(evaluation.losses) for evaluation in evaluations]).mean(dim=0).tolist()
+        means = ActorCriticLosses(*losses)
+        self.logger.record("train/loss", means.total)
+        self.logger.record("train/policy_gradient_loss", means.policy)
+        self.logger.record("train/value_loss", means.value)
+        self.logger.record("train/entropy_loss", means.entropy)
         if self.kl_coef > 0:
-            self.logger.record("train/kl_loss", mean("kl_loss"))
+            self.logger.record("train/kl_loss", means.kl)
         self.logger.record("train/approx_kl", _approx_kl(log_ratio).item())
         self.logger.record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
         self.logger.record("train/lag_mean", lags.float().mean().item())
@@ -422,6 +441,36 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.record("train/clip_range_vf", self.clip_range_vf(self._current_progress_remaining))  # type: ignore[operator]
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/policy_version", self.policy_version, exclude="tensorboard")
+
+    def save_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save what ``save()`` leaves out and training needs to go on exactly as if it had not stopped: the replay window,
+        and the states of the random streams of torch, numpy and Python. The state of the environment is the user's to
+        keep: load the model with ``force_reset=False`` when it is restored, else a new episode begins.
+
+        :param path: where to save, between two calls of ``learn()``; ``.pkl`` is appended where there is no suffix
+        """
+        save_to_pkl(path, {"rollout_buffer": self.rollout_buffer, "random_states": _random_states()}, self.verbose)
+
+    def load_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Load what :meth:`save_rollout_buffer` saved, into a model with the same spaces and window.
+
+        :param path: the file; only open files that you trust, it is a pickle
+        :raises ValueError: if it is no such file, or its buffer does not fit the model: both shapes are named
+        """
+        state = load_from_pkl(path, self.verbose)
+        if not (isinstance(state, dict) and isinstance(state.get("rollout_buffer"), StaleRolloutBuffer)):
+            raise ValueError(f"{path} was not made by save_rollout_buffer")
+        loaded: StaleRolloutBuffer = state["rollout_buffer"]
+        if loaded.layout != self.rollout_buffer.layout:
+            raise ValueError(
+                f"the rollout buffer in {path} does not fit this model (axes: replay_window, n_envs, n_steps, ...):\n"
+                f"  the file's:  {loaded.layout}\n  the model's: {self.rollout_buffer.layout}"
+            )
+        loaded.device = self.device
+        self.rollout_buffer = loaded
+        _restore_random_states(state["random_states"])
 
     def learn(
         self: SelfGIPO,
@@ -454,13 +503,9 @@ class GIPO(OnPolicyAlgorithm):
 
 
 class _Evaluation(NamedTuple):
-    """A minibatch under the current policy. Scalars, then tensors of shape (batch,)."""
+    """A minibatch under the current policy. ``log_ratio`` and ``multiplier`` are (batch,) or (batch, dimensions)."""
 
-    loss: th.Tensor
-    policy_loss: th.Tensor
-    value_loss: th.Tensor
-    entropy_loss: th.Tensor
-    kl_loss: th.Tensor | None
+    losses: ActorCriticLosses
     log_ratio: th.Tensor
     multiplier: th.Tensor
     lags: th.Tensor
@@ -468,7 +513,8 @@ class _Evaluation(NamedTuple):
     returns: th.Tensor
 
     def detach(self) -> "_Evaluation":
-        return _Evaluation(*(None if part is None else part.detach() for part in self))  # type: ignore[arg-type]
+        losses = ActorCriticLosses(*(loss.detach() for loss in self.losses))
+        return _Evaluation(losses, *(part.detach() for part in self[1:]))
 
     def approx_kl(self) -> float:
         return _approx_kl(self.log_ratio.detach()).item()
@@ -477,3 +523,18 @@ class _Evaluation(NamedTuple):
 def _approx_kl(log_ratio: th.Tensor) -> th.Tensor:
     """Schulman's estimator of KL(μ‖π) from samples of μ, E[ρ − 1 − x] (http://joschu.net/blog/kl-approx.html)."""
     return (th.exp(log_ratio) - 1 - log_ratio).mean()
+
+
+def _random_states() -> dict[str, Any]:
+    states = {"torch": th.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+    if th.cuda.is_available():
+        states["cuda"] = th.cuda.get_rng_state_all()
+    return states
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    th.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
+    if "cuda" in states and th.cuda.is_available():
+        th.cuda.set_rng_state_all(states["cuda"])

@@ -66,10 +66,24 @@ def test_kl_of_a_policy_with_itself_is_a_minimum_at_zero(name):
     assert max(g.abs().max().item() for g in gradients if g is not None) < 1e-5
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_dimensions_add_up_to_sb3s_log_probability(name):
+    space, mu, pi = two_policies(name)
+    states = th.rand(50, 3)
+    with th.no_grad():
+        actions = mu(states)[0]
+        distribution = pi.get_distribution(states)
+        by_dimension = behavior.log_prob(distribution, actions)
+        assert by_dimension.shape == (50, behavior.n_dimensions(space))
+        th.testing.assert_close(by_dimension.sum(dim=1), distribution.log_prob(actions))
+
+
 def test_unknown_spaces_and_distributions_are_named():
     with pytest.raises(TypeError, match="Text"):
         behavior.n_parameters(spaces.Text(3))
-    with pytest.raises(TypeError, match="the exact KL is not known for object"):
+    with pytest.raises(TypeError, match="object is not one of SB3's action distributions"):
         behavior.parameters(object())
     with pytest.raises(TypeError, match="kl_coef=0"):
         behavior.kl_divergence(th.zeros(1, 2), object())
+    with pytest.raises(TypeError, match='ratio_level="joint"'):
+        behavior.log_prob(object(), th.zeros(1, 2))

@@ -342,3 +342,40 @@ def test_a_saved_model_goes_on(tmp_path):
     assert loaded.policy_version == 3 and loaded.current_surrogate == GaussianTrust(0.3)
     loaded.learn(64, reset_num_timesteps=False)
     assert loaded.policy_version == 5 and loaded.rollout_buffer.replay_window == 3
+
+
+@pytest.mark.parametrize("surrogate", [GaussianTrust(0.5), PPOClip(), SAPO()], ids=repr)
+def test_one_dimension_has_the_joint_ratio(surrogate):
+    def train(ratio_level):
+        options = {"n_steps": 64, "n_epochs": 3, "replay_window": 3, "kl_coef": 0.1, "seed": 0, "device": "cpu"}
+        model = GIPO("MlpPolicy", "Pendulum-v1", surrogate=surrogate, ratio_level=ratio_level, **options)
+        return parameters(model.learn(64 * 4))
+
+    th.testing.assert_close(train("dimension"), train("joint"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "action_space", [spaces.Box(-2, 2, (2, 2)), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(4)]
+)
+def test_dimensions_have_ratios_of_their_own(action_space):
+    spy = SpySurrogate()
+    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "learning_rate": 1e-2, "replay_window": 2, "seed": 0}
+    model = GIPO(
+        "MlpPolicy",
+        RandomEnv(action_space),
+        surrogate=spy,
+        ratio_level="dimension",
+        kl_coef=0.1,
+        rollout_buffer_class=SpyBuffer,
+        **options,
+    )
+    model.learn(48)
+    n_dimensions = int(np.prod(action_space.shape))
+    assert spy.log_ratios[0].shape == (16, n_dimensions)
+    th.testing.assert_close(spy.log_ratios[0], th.zeros(16, n_dimensions), rtol=0, atol=1e-5)
+    assert (spy.log_ratios[-1].std(dim=1) > 1e-4).all()
+
+
+def test_ratio_level_is_checked():
+    with pytest.raises(ValueError, match='ratio_level must be "joint" or "dimension", got \'token\''):
+        GIPO("MlpPolicy", "CartPole-v1", ratio_level="token")
