@@ -26,9 +26,23 @@ from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRo
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
-__all__ = ["GIPO"]
+__all__ = ["GIPO", "UpdateSamples"]
 
 SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
+
+
+class UpdateSamples(NamedTuple):
+    """
+    Every sample of an iteration's update, as the surrogate saw it, without gradients. N samples were drawn.
+
+    ``log_ratio``, ``multiplier``: (N,), or (N, dimensions) with ``ratio_level="dimension"``. ``advantages``: normalized
+    as in the update, broadcasting against them. ``lags``: (N,).
+    """
+
+    log_ratio: th.Tensor
+    multiplier: th.Tensor
+    advantages: th.Tensor
+    lags: th.Tensor
 
 
 class GIPO(OnPolicyAlgorithm):
@@ -170,6 +184,7 @@ class GIPO(OnPolicyAlgorithm):
         self.min_lag = min_lag
         self.kl_coef = kl_coef
         self.policy_version = 0
+        self.last_update: UpdateSamples | None = None
         self._check_options()
         if _init_setup_model:
             self._setup_model()
@@ -379,10 +394,7 @@ class GIPO(OnPolicyAlgorithm):
             vf_coef=self.vf_coef,
             kl_coef=self.kl_coef,
         )
-        if log_ratio.ndim > 1:
-            advantages = advantages.unsqueeze(1)
-        multiplier = surrogate.multiplier(log_ratio, advantages)
-        return _Evaluation(losses, log_ratio, multiplier, batch.lags, values, batch.returns)
+        return _Evaluation(losses, log_ratio, advantages, batch.lags, values, batch.returns)
 
     def _kl(self, batch: StaleRolloutBufferSamples) -> th.Tensor:
         """Exact KL(μ‖π): (batch,) for a joint ratio, else (batch, dimensions); zero where it is not asked for."""
@@ -414,12 +426,11 @@ class GIPO(OnPolicyAlgorithm):
 
     def _record(self, evaluations: list["_Evaluation"], surrogate: Surrogate) -> None:
         """Log one iteration. One scope for all: every sample of every minibatch that was evaluated."""
-        log_ratio, multiplier, lags, values, returns = (
-            th.cat([getattr(evaluation, name) for evaluation in evaluations])
-            for name in ("log_ratio", "multiplier", "lags", "values", "returns")
+        log_ratio, advantages, lags, values, returns = (
+            th.cat(parts) for parts in list(zip(*evaluations, strict=True))[1:]
         )
-        losses = th.stack([th.stack(evaluation.losses) for evaluation in evaluations]).mean(dim=0).tolist()
-        means = ActorCriticLosses(*losses)
+        losses = th.stack([th.stack(evaluation.losses) for evaluation in evaluations]).mean(dim=0)
+        means = ActorCriticLosses(*losses.tolist())
         self.logger.record("train/loss", means.total)
         self.logger.record("train/policy_gradient_loss", means.policy)
         self.logger.record("train/value_loss", means.value)
@@ -428,11 +439,14 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.record("train/kl_loss", means.kl)
         self.logger.record("train/approx_kl", _approx_kl(log_ratio).item())
         self.logger.record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
-        self.logger.record("train/lag_mean", lags.float().mean().item())
-        self.logger.record("train/lag_max", lags.max().item())
-        self.logger.record("train/dead_fraction", utilization.dead_fraction(multiplier).item())
-        self.logger.record("train/ess", utilization.effective_sample_size(multiplier).item())
-        self.logger.record("train/log_ratio_abs_p95", utilization.log_ratio_quantile(log_ratio, 0.95).item())
+
+        if log_ratio.ndim > 1:
+            advantages = advantages.unsqueeze(1)
+        log_trust_weight = surrogate.log_trust_weight(log_ratio, advantages)
+        multiplier = surrogate.multiplier(log_ratio, advantages)
+        self.last_update = UpdateSamples(log_ratio, multiplier, advantages, lags)
+        for name, value in utilization.summary(log_ratio, log_trust_weight, multiplier, advantages, lags).items():
+            self.logger.record(f"train/{name}", value)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         if self.surrogate is None:
@@ -441,6 +455,9 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.record("train/clip_range_vf", self.clip_range_vf(self._current_progress_remaining))  # type: ignore[operator]
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/policy_version", self.policy_version, exclude="tensorboard")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "last_update"]
 
     def save_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -503,11 +520,11 @@ class GIPO(OnPolicyAlgorithm):
 
 
 class _Evaluation(NamedTuple):
-    """A minibatch under the current policy. ``log_ratio`` and ``multiplier`` are (batch,) or (batch, dimensions)."""
+    """A minibatch under the current policy. ``log_ratio`` is (batch,) or (batch, dimensions), the others (batch,)."""
 
     losses: ActorCriticLosses
     log_ratio: th.Tensor
-    multiplier: th.Tensor
+    advantages: th.Tensor
     lags: th.Tensor
     values: th.Tensor
     returns: th.Tensor
