@@ -205,6 +205,13 @@ class StaleRolloutBuffer(RolloutBuffer):
         lags = self.policy_version - self._versions
         return np.flatnonzero((self._versions != _EMPTY) & (lags >= self.min_lag))
 
+    def advantage_moments(self) -> tuple[float, float]:
+        """
+        :return: mean and standard deviation of the advantages of all trainable transitions
+        """
+        advantages = self._storage["advantages"][self._trainable_slots()]
+        return float(advantages.mean(dtype=np.float64)), float(advantages.std(dtype=np.float64))
+
     def get(self, batch_size: int | None = None) -> Generator[StaleRolloutBufferSamples, None, None]:  # type: ignore[override]
         """
         One pass over all trainable transitions in random order, each exactly once.

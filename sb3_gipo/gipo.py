@@ -75,7 +75,8 @@ class GIPO(OnPolicyAlgorithm):
         ``surrogate`` is given. The multiplier of a sample's gradient is at most e^{σ²/2}
     :param clip_range_vf: Clipping parameter for the value function, > 0, or a function of the current progress remaining.
         It is measured from the value at collection and depends on the reward scaling. None: no clipping
-    :param normalize_advantage: Whether to normalize the advantage over each minibatch
+    :param normalize_advantage: True or ``"minibatch"``: normalize the advantage to mean 0 and standard deviation 1 over
+        each minibatch; ``"window"``: over all trainable transitions; False: leave it as it is
     :param ent_coef: Entropy coefficient for the loss calculation
     :param vf_coef: Value function coefficient for the loss calculation
     :param max_grad_norm: The maximum value for the gradient clipping
@@ -124,7 +125,7 @@ class GIPO(OnPolicyAlgorithm):
         gae_lambda: float = 0.95,
         sigma: float | Schedule = 1.0,
         clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
+        normalize_advantage: bool | Literal["minibatch", "window"] = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
@@ -194,6 +195,10 @@ class GIPO(OnPolicyAlgorithm):
             GaussianTrust(self.sigma, self.sigma_neg_ratio)  # raises for a bad width
         if self.ratio_level not in ("joint", "dimension"):
             raise ValueError(f'ratio_level must be "joint" or "dimension", got {self.ratio_level!r}')
+        if self.normalize_advantage not in (True, False, "minibatch", "window"):
+            raise ValueError(
+                f'normalize_advantage must be True, False, "minibatch" or "window", got {self.normalize_advantage!r}'
+            )
         if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):
             raise ValueError(f"kl_coef must be a finite number ≥ 0, got {self.kl_coef!r}")
         if self.rollout_buffer_class is not None and not issubclass(self.rollout_buffer_class, StaleRolloutBuffer):
@@ -349,13 +354,14 @@ class GIPO(OnPolicyAlgorithm):
             return
 
         surrogate = self.current_surrogate
+        window_moments = self.rollout_buffer.advantage_moments() if self.normalize_advantage == "window" else None
         minibatches = itertools.chain.from_iterable(self.rollout_buffer.get(self.batch_size) for _ in itertools.count())
         steps_per_epoch = math.ceil(self.n_steps * self.n_envs / self.batch_size)
         evaluations: list[_Evaluation] = []
         for _ in range(self.n_epochs):
             too_far = False
             for batch in itertools.islice(minibatches, steps_per_epoch):
-                evaluation = self._evaluate(batch, surrogate)
+                evaluation = self._evaluate(batch, surrogate, window_moments)
                 evaluations.append(evaluation.detach())
                 too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
                 if too_far:
@@ -367,7 +373,9 @@ class GIPO(OnPolicyAlgorithm):
                 break
         self._record(evaluations, surrogate)
 
-    def _evaluate(self, batch: StaleRolloutBufferSamples, surrogate: Surrogate) -> "_Evaluation":
+    def _evaluate(
+        self, batch: StaleRolloutBufferSamples, surrogate: Surrogate, window_moments: tuple[float, float] | None
+    ) -> "_Evaluation":
         """The loss of a minibatch and its parts, under the current policy."""
         actions = batch.actions
         if isinstance(self.action_space, spaces.Discrete):
@@ -379,9 +387,7 @@ class GIPO(OnPolicyAlgorithm):
             log_prob = behavior.log_prob(self.policy.action_dist, actions)
         log_ratio = log_prob - batch.old_log_prob
         values = values.flatten()
-        advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = self._normalize(batch.advantages, window_moments)
         losses = actor_critic_losses(
             surrogate,
             log_ratio,
@@ -395,6 +401,14 @@ class GIPO(OnPolicyAlgorithm):
             kl_coef=self.kl_coef,
         )
         return _Evaluation(losses, log_ratio, advantages, batch.lags, values, batch.returns)
+
+    def _normalize(self, advantages: th.Tensor, window_moments: tuple[float, float] | None) -> th.Tensor:
+        if window_moments is not None:
+            mean, std = window_moments
+            return (advantages - mean) / (std + 1e-8)
+        if self.normalize_advantage and len(advantages) > 1:
+            return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        return advantages
 
     def _kl(self, batch: StaleRolloutBufferSamples) -> th.Tensor:
         """Exact KL(μ‖π): (batch,) for a joint ratio, else (batch, dimensions); zero where it is not asked for."""

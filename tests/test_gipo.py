@@ -379,3 +379,22 @@ def test_dimensions_have_ratios_of_their_own(action_space):
 def test_ratio_level_is_checked():
     with pytest.raises(ValueError, match='ratio_level must be "joint" or "dimension", got \'token\''):
         GIPO("MlpPolicy", "CartPole-v1", ratio_level="token")
+
+
+def test_advantages_are_normalized_over_what_is_asked_for():
+    def updates(normalize_advantage):
+        options = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "replay_window": 2, "min_lag": 1, "seed": 0}
+        env = RandomEnv(spaces.Discrete(3))
+        model = GIPO("MlpPolicy", env, normalize_advantage=normalize_advantage, **options).learn(64)
+        stored = model.rollout_buffer._storage["advantages"][0].reshape(-1)
+        return model.last_update.advantages.reshape(-1, 16), stored
+
+    raw, stored = updates(False)
+    np.testing.assert_allclose(np.sort(raw[:2].flatten()), np.sort(stored))
+    by_minibatch, _ = updates(True)
+    th.testing.assert_close(by_minibatch, (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True))
+    assert th.equal(by_minibatch, updates("minibatch")[0])
+    by_window, _ = updates("window")
+    th.testing.assert_close(by_window, (raw - float(stored.mean())) / float(stored.std()))
+    with pytest.raises(ValueError, match=r"normalize_advantage must be .* got 'batch'"):
+        updates("batch")
