@@ -166,8 +166,6 @@ class _Recorder(BaseCallback):
         row |= {name: _short(logged[f"train/{name}"]) if f"train/{name}" in logged else None for name in DIAGNOSTICS}
         for name, value in row.items():
             self.curve[name].append(value)
-        # An iteration without an update must not repeat the last one's numbers.
-        self.logger.dump(self.num_timesteps)
         self.episodes += self._finished
         self._finished = []
         self.progress(self.num_timesteps)

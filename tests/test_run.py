@@ -79,6 +79,12 @@ def test_the_surrogate_and_regime_reach_the_learner(runs):
     assert fresh.current_surrogate == PPOClip(0.2) and fresh.replay_window == 1
 
 
+def test_an_iteration_without_an_update_has_no_diagnostics(tmp_path):
+    text = TINY.replace("replay_window = 3", "replay_window = 3\nmin_lag = 2")
+    curve = execute(plan(load_suite(write_suite(tmp_path, text)), regimes=["stale"])[0])["curve"]
+    assert curve["lag_mean"] == [None, None, 2.0] and curve["loss"][:2] == [None, None]
+
+
 def test_a_budget_without_an_episode_is_an_error(tmp_path):
     text = TINY.replace("CartPole-v1", "Pendulum-v1")
     with pytest.raises(BenchmarkError, match="no episode ended within the budget of 192 steps"):
