@@ -159,10 +159,12 @@ class Learner(_Frozen):
     gamma: Fraction = 0.99
     gae_lambda: Fraction = 0.95
     clip_range_vf: Positive | None = None
-    normalize_advantage: bool = True
+    normalize_advantage: bool | Literal["minibatch", "window"] = True
     ent_coef: NotNegative = 0.0
     vf_coef: NotNegative = 0.5
     max_grad_norm: Positive = 0.5
+    target_kl: Positive | None = None
+    ratio_level: Literal["joint", "dimension"] = "joint"
     kl_coef: NotNegative = 0.0
     policy_kwargs: dict[str, JsonValue] = {}
 
