@@ -77,6 +77,12 @@ def test_a_loaded_buffer_is_still_one_ring(tmp_path):
     np.testing.assert_array_equal(buffer.rewards, np.ones((32, 1)))
 
 
+def test_a_saved_buffer_is_not_larger_than_its_ring(tmp_path):
+    model = GIPO("MlpPolicy", "CartPole-v1", n_steps=2048).learn(2048)
+    model.save_rollout_buffer(tmp_path / "buffer.pkl")
+    assert (tmp_path / "buffer.pkl").stat().st_size < 1.2 * model.rollout_buffer.nbytes
+
+
 @pytest.mark.parametrize(
     "other",
     [{"replay_window": 4}, {"n_steps": 64}, {"kl_coef": 0.0}, {"ratio_level": "dimension"}, {"min_lag": 1}],

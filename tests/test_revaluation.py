@@ -79,6 +79,13 @@ def test_vtrace_uses_the_current_policys_ratios():
     assert np.abs(wide.rollout_buffer._storage["returns"] - returns[1]).max() > 1e-3
 
 
+def test_the_ends_of_overwritten_rollouts_are_forgotten():
+    window = train(8, advantage="recomputed").rollout_buffer.trajectories()
+    # Every episode here ends by its time limit, so each end is remembered once.
+    assert window.time_limits.shape[1] == len(window.terminal_observations) == int(window.dones.sum())
+    assert (window.dones[tuple(window.time_limits)] == 1).all()
+
+
 @pytest.mark.parametrize("advantage", ["stored", "recomputed", "vtrace"])
 @pytest.mark.parametrize("ratio_level", ["joint", "dimension"])
 def test_memory_beyond_sb3s_own(advantage, ratio_level):
