@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/python -m benchmarks table demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

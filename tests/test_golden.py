@@ -8,6 +8,7 @@ import torch as th
 from torch.distributions import Categorical, kl_divergence
 
 from sb3_gipo import SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, PPOClip
+from sb3_gipo.losses import actor_critic_losses
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 KERNELS = {"gaussian": GaussianTrust, "laplacian": LaplaceTrust, "cauchy": CauchyTrust}
@@ -35,14 +36,27 @@ def test_surrogates(golden, index):
     advantages = data["advantages"]
     advantages = (advantages - advantages.mean()) / advantages.std(correction=0).clamp(min=1e-8)
 
-    policy_loss = -surrogate_of(case).objective(log_ratio, advantages.unsqueeze(1)).mean()
-    value_loss = case["vf_coef"] * th.nn.functional.mse_loss(values, data["returns"])
-    kl_loss = case["kl_coef"] * kl_divergence(behavior, policy).mean()
-    entropy = policy.entropy().mean()
-    loss = policy_loss + value_loss - case["ent_coef"] * entropy + kl_loss
-    loss.backward()
+    losses = actor_critic_losses(
+        surrogate_of(case),
+        log_ratio,
+        advantages,
+        values,
+        data["returns"],
+        policy.entropy(),
+        kl_divergence(behavior, policy),
+        ent_coef=case["ent_coef"],
+        vf_coef=case["vf_coef"],
+        kl_coef=case["kl_coef"],
+    )
+    losses.total.backward()
 
-    found = {"policy_loss": policy_loss, "value_loss": value_loss, "kl_loss": kl_loss, "entropy": entropy, "loss": loss}
+    found = {
+        "loss": losses.total,
+        "policy_loss": losses.policy,
+        "value_loss": case["vf_coef"] * losses.value,
+        "entropy": -losses.entropy,
+        "kl_loss": case["kl_coef"] * losses.kl,
+    }
     for name, value in found.items():
         assert value.item() == pytest.approx(case[name], rel=TOLERANCE["rtol"], abs=TOLERANCE["atol"]), name
     th.testing.assert_close(logits.grad, data["grad_logits"], **TOLERANCE)

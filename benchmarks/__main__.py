@@ -1,0 +1,226 @@
+"""The command line of the benchmark: `python -m benchmarks --help`."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import progress
+from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
+from benchmarks.store import Store, replace_file
+
+# Commands import what is heavy (torch, metaworld, rliable) for themselves, so that help and worker processes start at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""
+An honest, resumable benchmark of GIPO, PPO, SAPO and plain importance sampling on fresh and stale data.
+
+**Examples**
+
+`python -m benchmarks run demo` — a first ranking in a few minutes
+
+`python -m benchmarks table demo` — show it, and write it as Markdown, CSV and a figure
+
+`python -m benchmarks run metaworld8 --regime stale --seeds 0-1 --repeats 0 --budget 50000` — a small part of a large suite
+
+`python -m benchmarks run my-suite.toml` — your own suite; start from a file in `benchmarks/suites`
+
+Stop `run` whenever you like and start it again: what is finished is kept, the rest is made.
+""",
+)
+
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="a suite's name (demo, metaworld8), or your own .toml file")
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(metavar="STEPS", help="environment steps a run; records of another budget go to another folder"),
+]
+Results = Annotated[Path, typer.Option(metavar="DIR", help="where records and tables are")]
+DEFAULT_RESULTS = Path("results")
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    budget: Budget = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="worker processes  [default: number of CPUs]")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="A-B", help="only these seeds, such as 0-4 or 3")] = None,
+    repeats: Annotated[str | None, typer.Option(metavar="A-B", help="only these repeats, such as 0-1 or 0")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="only this task (may be given several times)")] = None,
+    algorithm: Annotated[list[str] | None, typer.Option(help="only this algorithm (likewise)")] = None,
+    regime: Annotated[list[str] | None, typer.Option(help="only this regime (likewise)")] = None,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Make the runs of a suite that are not finished yet.
+
+    Each run ends in one record, written as soon as it is finished. Records are never overwritten.
+    """
+    import os
+
+    from benchmarks import executors
+
+    chosen = _load(suite, budget)
+    runs = plan(
+        chosen,
+        seeds=_range("--seeds", seeds),
+        repeats=_range("--repeats", repeats),
+        tasks=task or (),
+        algorithms=algorithm or (),
+        regimes=regime or (),
+    )
+    store = Store(results)
+    # They are read in full: a damaged or foreign record is better found now than when the table is made.
+    done = {each.id for each, _ in _finished(store, runs)}
+    todo = [each for each in runs if each.id not in done]
+    console = _console()
+    console.print(f"{chosen.identity}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} to do")
+    count = workers or os.cpu_count() or 1
+    try:
+        with progress.watch(todo, console) as report:
+            if count == 1:
+                executors.serial(todo, results, report)
+            else:
+                executors.processes(todo, results, report, workers=count)
+    except KeyboardInterrupt:
+        console.print("stopped; finished runs are kept. The same command goes on from here.")
+        raise typer.Exit(130) from None
+    if report.failed:
+        console.print(f"{len(report.failed)} runs failed; the same command tries them again:", style="red")
+        for each in report.failed:
+            console.print(f"  {each.id}", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Show how much of a suite is finished."""
+    chosen = _load(suite, budget)
+    store = Store(results)
+    runs = plan(chosen)
+    done = _finished(store, runs)
+    table = Table(title=f"{chosen.identity}: finished/planned", title_justify="left")
+    table.add_column("algorithm")
+    for regime in chosen.regimes:
+        table.add_column(regime, justify="right")
+    planned = len(runs) // (len(chosen.algorithms) * len(chosen.regimes))
+    for algorithm in chosen.algorithms:
+        finished = Counter(each.regime for each, _ in done if each.algorithm == algorithm)
+        table.add_row(algorithm, *(f"{finished[regime]}/{planned}" for regime in chosen.regimes))
+    console = _console()
+    if chosen.description:
+        console.print(chosen.description)
+    console.print(table)
+    hours = sum(record["cpu_seconds"] for _, record in done) / 3600
+    console.print(f"{len(done)} of {len(runs)} runs of {chosen.budget:,} steps are finished, in {hours:.2f} CPU hours.")
+    console.print(f"Records are in {results / chosen.identity}.")
+
+
+@app.command()
+def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
+    """
+    Rank the algorithms by what is finished, and write the ranking as Markdown, CSV and a figure.
+
+    Works with missing runs too, and marks them.
+    """
+    from benchmarks import anchors, provenance, report, scores
+
+    chosen = _load(suite, budget)
+    done = _finished(Store(results), plan(chosen))
+    if not done:
+        raise BenchmarkError(
+            f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them"
+        )
+    scored = scores.score(
+        chosen,
+        [(each, record["score"], record["success"]) for each, record in done],
+        anchors.load_anchors(results),
+    )
+    console = _console()
+    report.print_tables(chosen, scored, console)
+    # The machine's folders are nobody's business: the command is written without them.
+    command = f"python -m benchmarks table {Path(suite).name}" + (f" --budget {budget}" if budget else "")
+    files = report.write_report(chosen, scored, results / chosen.identity, command, provenance.commit())
+    console.print("Written: " + ", ".join(str(path) for path in files[:-1]))
+    console.print(f"Figure:  {files[-1]}", highlight=False)
+
+
+@app.command()
+def anchors(
+    task: Annotated[list[str] | None, typer.Option(help="only this task  [default: those of the suites]")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A-B", help="seeds of the environment, each with 50 goals")] = "0-4",
+    episodes: Annotated[int, typer.Option(min=1, help="episodes for each seed, task and policy")] = 10,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Measure what a random policy and MetaWorld's scripted expert return: 0 and 1 of the absolute scores.
+
+    Takes a few minutes, and writes DIR/anchors.json.
+    """
+    import json
+
+    from benchmarks import anchors as room
+
+    console = _console()
+    tasks = tuple(task or room.TASKS)
+    command = f"python -m benchmarks anchors --seeds {seeds} --episodes {episodes}"
+    command += "".join(f" --task {name}" for name in task or ())
+    numbers = _range("--seeds", seeds)
+    assert numbers is not None
+    measured = room.measure(tasks, numbers, episodes, command, lambda line: console.print(line, highlight=False))
+    path = results / "anchors.json"
+    replace_file(path, json.dumps(measured, indent=1) + "\n")
+    console.print(f"Written: {path}")
+
+
+def _load(name: str, budget: int | None) -> Suite:
+    from benchmarks import envs
+
+    suite = load_suite(name, budget)
+    for task in suite.tasks:
+        envs.check_task(task)
+    return suite
+
+
+def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    return [(each, store.read(each)) for each in runs if store.finished(each)]
+
+
+def _range(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    try:
+        numbers = list(range(int(first), int(last or first) + 1))
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise BenchmarkError(f"{option} {text!r} is not a range such as 0-4, or a number")
+    return numbers
+
+
+def _console() -> Console:
+    # Where there is no terminal to ask (a log, a pipe), the tables still get the width they need.
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def main() -> None:
+    """Run the command line; a mistake in what was asked for is one line and exit code 2."""
+    try:
+        app()
+    except BenchmarkError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

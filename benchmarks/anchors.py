@@ -1,0 +1,117 @@
+"""
+The anchors of the absolute normalisation: what a random policy (0) and MetaWorld's scripted expert (1) return on a task.
+
+They are measured once, by `python -m benchmarks anchors`, and committed. Unlike a min-max over the algorithms compared, they
+do not move when an algorithm is added.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from benchmarks import envs, provenance
+from benchmarks.spec import BenchmarkError
+from benchmarks.store import read_json
+
+__all__ = ["TASKS", "load_anchors", "measure"]
+
+# The ten tasks of GIPO's published study; the suites take theirs from these.
+TASKS = (
+    "assembly-v3",
+    "basketball-v3",
+    "bin-picking-v3",
+    "box-close-v3",
+    "button-press-topdown-v3",
+    "button-press-topdown-wall-v3",
+    "button-press-v3",
+    "button-press-wall-v3",
+    "coffee-button-v3",
+    "coffee-pull-v3",
+)
+# The anchors that come with the benchmark.
+COMMITTED = Path(__file__).parents[1] / "results" / "anchors.json"
+
+
+def measure(
+    tasks: Iterable[str],
+    seeds: Iterable[int],
+    episodes: int,
+    command: str,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """
+    Measure the anchors.
+
+    :param tasks: MetaWorld tasks
+    :param seeds: seeds of the environment, each with its own goals
+    :param episodes: episodes for each seed, >= 1
+    :param command: the command line, for the record
+    :param progress: called with a line for each task done
+    :return: JSON data: for each task and policy the mean and standard deviation of the unscaled return, the success rate
+        and the number of episodes; with the command, commit, seeds and versions
+    :raises BenchmarkError: if a task has no scripted expert
+    """
+    seeds = list(seeds)
+    measured: dict[str, Any] = {}
+    for task in tasks:
+        expert = envs.expert(envs.check_task(task))
+        if expert is None:
+            raise BenchmarkError(f"task {task!r} has no scripted expert, so it can have no anchors")
+        random = np.random.default_rng(envs.learner_seed(0, 0))
+        policies = {"random": lambda observation, random=random: random.uniform(-1.0, 1.0, 4), "expert": expert}
+        measured[task] = {name: _measure(task, policy, seeds, episodes) for name, policy in policies.items()}
+        means = ", ".join(f"{name} {entry['mean']:.1f}" for name, entry in measured[task].items())
+        progress(f"{task}: {means}")
+    return {
+        "command": command,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "seeds": seeds,
+        "episodes_per_seed": episodes,
+        "tasks": measured,
+    }
+
+
+def _measure(task: str, policy: Callable[[np.ndarray], np.ndarray], seeds: list[int], episodes: int) -> dict[str, Any]:
+    finished = []
+    for seed in seeds:
+        environment = envs.make_env(task, envs.environment_seed(seed))
+        finished += [_episode(environment, policy) for _ in range(episodes)]
+        environment.close()
+    returns = [episode["r"] for episode in finished]
+    return {
+        "mean": round(float(np.mean(returns)), 3),
+        "std": round(float(np.std(returns)), 3),
+        "success": float(np.mean([episode["is_success"] for episode in finished])),
+        "episodes": len(finished),
+    }
+
+
+def _episode(environment: gym.Env, policy: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    observation, _ = environment.reset()
+    while True:
+        action = policy(observation).astype(np.float32)
+        observation, _, terminated, truncated, info = environment.step(action)
+        if terminated or truncated:
+            return info["episode"]
+
+
+def load_anchors(root: Path) -> dict[str, tuple[float, float]]:
+    """
+    :param root: a store's folder; its own ``anchors.json`` comes before the committed one
+    :return: task to (random, expert) mean returns; tasks that were not measured are absent
+    :raises BenchmarkError: if the file is damaged
+    """
+    path = root / "anchors.json" if (root / "anchors.json").exists() else COMMITTED
+    if not path.exists():
+        return {}
+    try:
+        tasks = read_json(path)["tasks"]
+        return {task: (entry["random"]["mean"], entry["expert"]["mean"]) for task, entry in tasks.items()}
+    except (KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} is not a file of anchors: make it anew with `python -m benchmarks anchors`"
+        ) from error

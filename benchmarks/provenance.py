@@ -1,0 +1,51 @@
+"""
+Where a number came from: package versions, commit and platform, the same facts in records, anchors and reports.
+
+Of the machine it says what can change a number, and nothing that tells whose machine it is.
+"""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["commit", "machine", "versions"]
+
+_PACKAGES = ("sb3-gipo", "stable-baselines3", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+
+
+def versions() -> dict[str, str | None]:
+    """The version of Python and of each package that can change a run's numbers; None where it is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def commit() -> str:
+    """
+    The git commit of this code, with "+changes" behind it if its tracked files differ from the commit, results apart.
+
+    :return: the commit, or "unknown" outside a git checkout
+    """
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "benchmarks", "sb3_gipo")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}+changes" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parents[1]
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def machine() -> dict[str, str | int | None]:
+    """Operating system, architecture and number of CPUs."""
+    return {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count()}

@@ -1,0 +1,178 @@
+"""One run in, one record out. Never compares runs."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from benchmarks import envs, provenance
+from benchmarks.spec import Algorithm, BenchmarkError, Learner, Run
+from sb3_gipo import GIPO, SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
+
+__all__ = ["DIAGNOSTICS", "execute", "make_model"]
+
+# What GIPO logs about each update, in the record's learning curve under the name without "train/".
+DIAGNOSTICS = (
+    "lag_mean",
+    "lag_max",
+    "dead_fraction",
+    "ess",
+    "log_ratio_abs_p95",
+    "approx_kl",
+    "kl_loss",
+    "policy_gradient_loss",
+    "value_loss",
+    "entropy_loss",
+    "loss",
+    "explained_variance",
+)
+
+_SURROGATES: dict[str, type[Surrogate]] = {
+    "gaussian": GaussianTrust,
+    "laplace": LaplaceTrust,
+    "cauchy": CauchyTrust,
+    "ppo_clip": PPOClip,
+    "sapo": SAPO,
+    "no_clip": NoClip,
+}
+
+
+def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> dict[str, Any]:
+    """
+    Train once.
+
+    :param run: what to run
+    :param progress: called after each iteration with the environment steps made so far
+    :return: the record, JSON data: the run's id, configuration and digest; its score and success; the learning curve, one
+        list for each quantity with one entry an iteration, null where there is none; where it came from and what it cost
+    :raises BenchmarkError: if the budget ends before the first episode does
+    """
+    th.set_num_threads(1)
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = make_model(run)
+    recorder = _Recorder(progress)
+    try:
+        model.learn(run.suite.budget, callback=recorder, log_interval=None)  # type: ignore[arg-type]
+    finally:
+        model.get_env().close()
+    if not recorder.episodes:
+        raise BenchmarkError(f"{run.id}: no episode ended within the budget of {run.suite.budget} steps")
+    last = recorder.episodes[-run.suite.score_episodes :]
+    return {
+        "run": run.id,
+        "digest": run.digest,
+        "configuration": run.configuration,
+        "score": float(np.mean([episode["r"] for episode in last])),
+        "success": _success(last, "is_success"),
+        "success_last": _success(last, "is_success_last"),
+        "episodes": len(recorder.episodes),
+        "scored_episodes": len(last),
+        "seeds": {
+            "environment": envs.environment_seed(run.seed),
+            "learner": envs.learner_seed(run.seed, run.repeat),
+        },
+        "curve": recorder.curve,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "wall_seconds": round(time.perf_counter() - wall, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+    }
+
+
+def make_model(run: Run) -> GIPO:
+    """
+    The learner of a run with its environment, seeded and not yet trained.
+
+    :param run: what to run
+    :return: the model
+    """
+    suite = run.suite
+    seed = envs.environment_seed(run.seed)
+    environment = DummyVecEnv([lambda: envs.make_env(run.task, seed, suite.environment.reward_scale)])
+    regime = suite.regimes[run.regime]
+    model = GIPO(
+        env=environment,
+        surrogate=_surrogate(suite.algorithms[run.algorithm]),
+        replay_window=regime.replay_window,
+        min_lag=regime.min_lag,
+        seed=envs.learner_seed(run.seed, run.repeat),
+        device="cpu",
+        **_arguments(suite.learner),
+    )
+    # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
+    environment.seed(seed)
+    # Only the recorder reads what is logged.
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+def _surrogate(algorithm: Algorithm) -> Surrogate:
+    numbers = algorithm.model_dump()
+    return _SURROGATES[numbers.pop("surrogate")](**numbers)
+
+
+def _arguments(learner: Learner) -> dict[str, Any]:
+    arguments = learner.model_dump()
+    policy = arguments["policy_kwargs"]
+    if "activation_fn" in policy:
+        policy["activation_fn"] = getattr(th.nn, policy["activation_fn"])
+    return arguments
+
+
+def _success(episodes: list[dict[str, Any]], key: str) -> float | None:
+    values = [episode[key] for episode in episodes if key in episode]
+    return float(np.mean(values)) if values else None
+
+
+class _Recorder(BaseCallback):
+    """Writes the learning curve: one row an iteration, closed when the update that follows its rollout is done."""
+
+    def __init__(self, progress: Callable[[int], None]):
+        super().__init__()
+        self.progress = progress
+        self.episodes: list[dict[str, Any]] = []
+        self.curve: dict[str, list[Any]] = {
+            name: [] for name in ("steps", "return", "success", "success_last", *DIAGNOSTICS)
+        }
+        self._finished: list[dict[str, Any]] = []
+
+    def _on_step(self) -> bool:
+        self._finished += [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._close_row()
+
+    def _on_training_end(self) -> None:
+        self._close_row()
+
+    def _close_row(self) -> None:
+        if self.num_timesteps == 0:
+            return
+        row = {
+            "steps": self.num_timesteps,
+            "return": _short(np.mean([episode["r"] for episode in self._finished])) if self._finished else None,
+            "success": _success(self._finished, "is_success"),
+            "success_last": _success(self._finished, "is_success_last"),
+        }
+        logged = self.logger.name_to_value
+        row |= {name: _short(logged[f"train/{name}"]) if f"train/{name}" in logged else None for name in DIAGNOSTICS}
+        for name, value in row.items():
+            self.curve[name].append(value)
+        # An iteration without an update must not repeat the last one's numbers.
+        self.logger.dump(self.num_timesteps)
+        self.episodes += self._finished
+        self._finished = []
+        self.progress(self.num_timesteps)
+
+
+def _short(number: float) -> float | None:
+    """Six significant digits are enough for a curve; what is not finite (an undefined explained variance) is null."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None

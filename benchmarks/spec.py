@@ -1,0 +1,396 @@
+"""
+What is run: suites, algorithms, regimes and run ids, as immutable data.
+
+A suite is one TOML file. Everything that changes a run's numbers stands in the suite or in the run's id, and is covered by
+the digest of its configuration; so two records with the same digest are two measurements of the same thing. Only the
+standard library and pydantic are used here.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["BenchmarkError", "Learner", "Regime", "Run", "Suite", "choose", "load_suite", "plan", "suite_names"]
+
+SUITES = Path(__file__).parent / "suites"
+# Raised whenever the harness itself changes what a configuration means, so that old and new records never mix.
+PROTOCOL = 1
+# Names become folders, so only characters that every file system takes; a task may carry a Gymnasium namespace.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.,()+-]*"
+_TASK = re.compile(rf"{_NAME}(/{_NAME})*")
+
+
+class BenchmarkError(Exception):
+    """A mistake in what was asked for, said in one line that names the bad value and the way out."""
+
+
+def choose(kind: str, name: str, valid: Iterable[str]) -> str:
+    """
+    Check a name against the valid ones.
+
+    :param kind: what the name is, for the message: "task", "algorithm", ...
+    :param name: the name given
+    :param valid: the names that exist
+    :return: ``name`` itself
+    :raises BenchmarkError: if it is not among them; the nearest valid name is offered
+    """
+    names = list(valid)
+    if name in names:
+        return name
+    raise BenchmarkError(_unknown(kind, name, names))
+
+
+def _unknown(kind: str, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"unknown {kind} {name!r}: did you mean {near[0]!r}?"
+    listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"unknown {kind} {name!r}; there are: {listed}"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(_unknown("key", str(key), list(cls.model_fields)))
+        return data
+
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrustAlgorithm(_Frozen):
+    """GIPO with one of its kernels. Where the advantage is not positive the width is sigma times sigma_neg_ratio."""
+
+    surrogate: Literal["gaussian", "laplace", "cauchy"]
+    sigma: Positive = 1.0
+    sigma_neg_ratio: Positive = 1.0
+
+
+class ClipAlgorithm(_Frozen):
+    """PPO's clipped objective."""
+
+    surrogate: Literal["ppo_clip"]
+    clip_range: Positive = 0.2
+
+
+class SAPOAlgorithm(_Frozen):
+    """SAPO's soft gate; the defaults are those of its own paper."""
+
+    surrogate: Literal["sapo"]
+    tau_pos: Positive = 1.0
+    tau_neg: Positive = 1.05
+
+
+class NoClipAlgorithm(_Frozen):
+    """Plain importance sampling."""
+
+    surrogate: Literal["no_clip"]
+
+
+Algorithm = Annotated[
+    TrustAlgorithm | ClipAlgorithm | SAPOAlgorithm | NoClipAlgorithm, Field(discriminator="surrogate")
+]
+
+
+class Regime(_Frozen):
+    """
+    How old the training data is.
+
+    :param replay_window: rollouts kept, the newest included, >= 1; 1 is fresh data
+    :param min_lag: policy versions a rollout waits before it is trained on, 0 <= min_lag < replay_window
+    """
+
+    replay_window: Count
+    min_lag: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _some_rollout_is_trainable(self) -> "Regime":
+        if self.min_lag >= self.replay_window:
+            raise ValueError(
+                f"min_lag {self.min_lag} must be below replay_window {self.replay_window} (0 to window - 1)"
+            )
+        return self
+
+
+class Environment(_Frozen):
+    """
+    What is done to every task's environment.
+
+    :param reward_scale: what the learner's rewards are multiplied by, > 0; recorded returns are never scaled
+    """
+
+    reward_scale: Positive = 1.0
+
+
+class Learner(_Frozen):
+    """
+    The arguments of :class:`sb3_gipo.GIPO` that all algorithms of a suite share; names and defaults are GIPO's.
+
+    Every default is written out, so that a record's configuration is complete on its own. ``policy_kwargs`` is handed
+    on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh".
+    """
+
+    policy: str = "MlpPolicy"
+    n_steps: Count = 2048
+    batch_size: Count = 64
+    n_epochs: Count = 10
+    learning_rate: Positive = 3e-4
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    clip_range_vf: Positive | None = None
+    normalize_advantage: bool = True
+    ent_coef: NotNegative = 0.0
+    vf_coef: NotNegative = 0.5
+    max_grad_norm: Positive = 0.5
+    kl_coef: NotNegative = 0.0
+    policy_kwargs: dict[str, JsonValue] = {}
+
+
+class Suite(_Frozen):
+    """
+    A benchmark: every algorithm on every task under every regime, for all seeds and repeats.
+
+    :param name: the suite's name, which begins every run id
+    :param description: one line for `status`
+    :param note: a warning printed with every table, empty for none
+    :param budget: environment steps of one run, a multiple of ``learner.n_steps``; part of the suite's identity
+    :param budget_overridden: whether the budget is another than the one in its TOML file
+    :param seeds: number of seeds, 0 to seeds - 1; a seed fixes the environment
+    :param repeats: number of repeats of each seed; a repeat fixes the learner
+    :param score_episodes: a run's score is the mean return of this many last training episodes
+    """
+
+    name: str
+    description: str = ""
+    note: str = ""
+    budget: Count
+    budget_overridden: bool = False
+    seeds: Count
+    repeats: Count
+    score_episodes: Count
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    environment: Environment = Environment()
+    learner: Learner = Learner()
+    regimes: Annotated[dict[str, Regime], Field(min_length=1)]
+    algorithms: Annotated[dict[str, Algorithm], Field(min_length=1)]
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        return _folder_name("suite name", name)
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_folders(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            if not _TASK.fullmatch(task):
+                raise ValueError(f"task {task!r} is not a usable name")
+            if tasks.count(task) > 1:
+                raise ValueError(f"task {task!r} stands there twice")
+        return tasks
+
+    @field_validator("regimes", "algorithms")
+    @classmethod
+    def _labels_are_folders(cls, labelled: dict[str, Any]) -> dict[str, Any]:
+        for label in labelled:
+            _folder_name("label", label)
+        return labelled
+
+    @field_validator("algorithms")
+    @classmethod
+    def _gipo_labels_tell_the_truth(cls, algorithms: dict[str, Any]) -> dict[str, Any]:
+        for label, algorithm in algorithms.items():
+            numbers = re.fullmatch(r"gipo\(([^,]*),([^,]*)\)", label)
+            if numbers is None:
+                continue
+            if algorithm.surrogate != "gaussian" or label != f"gipo({algorithm.sigma},{algorithm.sigma_neg_ratio})":
+                raise ValueError(f"the label {label!r} does not agree with its settings: {algorithm!r}")
+        return algorithms
+
+    @model_validator(mode="after")
+    def _budget_is_whole_iterations(self) -> "Suite":
+        steps = self.learner.n_steps
+        if self.budget % steps:
+            below = self.budget // steps * steps
+            near = " or ".join(str(b) for b in (below, below + steps) if b)
+            raise ValueError(f"budget {self.budget} is not a multiple of n_steps {steps}: take {near}")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """The name, with the budget where it is not the suite's own: records of two budgets never share a folder."""
+        return f"{self.name}@{self.budget}" if self.budget_overridden else self.name
+
+
+class Run(_Frozen):
+    """One run of a suite: the coordinates that its id spells out."""
+
+    suite: Suite
+    regime: str
+    algorithm: str
+    task: str
+    seed: int
+    repeat: int
+
+    @property
+    def id(self) -> str:
+        """For example ``metaworld8/stale/gipo(1.0,1.0)/button-press-v3/seed3/repeat1``."""
+        return f"{self.suite.identity}/{self.regime}/{self.algorithm}/{self.task}/seed{self.seed}/repeat{self.repeat}"
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Everything that changes the run's numbers, as JSON data."""
+        suite = self.suite
+        return {
+            "protocol": PROTOCOL,
+            "task": self.task,
+            "environment": suite.environment.model_dump(mode="json"),
+            "regime": suite.regimes[self.regime].model_dump(mode="json"),
+            "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json"),
+            "learner": suite.learner.model_dump(mode="json"),
+            "budget": suite.budget,
+            "score_episodes": suite.score_episodes,
+            "seed": self.seed,
+            "repeat": self.repeat,
+        }
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the configuration."""
+        return digest(self.configuration)
+
+
+def digest(configuration: dict[str, Any]) -> str:
+    """
+    :param configuration: JSON data
+    :return: the hexadecimal SHA-256 of its canonical JSON text
+    """
+    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def suite_names() -> list[str]:
+    """The names of the suites that come with the benchmark."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def load_suite(name: str, budget: int | None = None) -> Suite:
+    """
+    Read a suite.
+
+    :param name: the name of a suite in ``benchmarks/suites``, or the path of a TOML file (it ends in ``.toml``)
+    :param budget: environment steps a run instead of the file's own
+    :return: the suite
+    :raises BenchmarkError: if there is no such suite, or something in it is unknown or out of range
+    """
+    path = Path(name) if name.endswith(".toml") else SUITES / f"{choose('suite', name, suite_names())}.toml"
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"cannot read the suite {name!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"{path.name} is not valid TOML: {error}") from error
+    if "budget_overridden" in data:
+        raise BenchmarkError(f"{path.name}: unknown key 'budget_overridden': did you mean 'budget'?")
+    if budget is not None:
+        data["budget_overridden"] = budget != data.get("budget")
+        data["budget"] = budget
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        raise BenchmarkError(f"{path.name}: {_in_one_line(error)}") from error
+
+
+def plan(
+    suite: Suite,
+    *,
+    seeds: Iterable[int] | None = None,
+    repeats: Iterable[int] | None = None,
+    tasks: Iterable[str] = (),
+    algorithms: Iterable[str] = (),
+    regimes: Iterable[str] = (),
+) -> list[Run]:
+    """
+    The runs of a suite in the order in which they are made: repeats outermost, then seeds, tasks and regimes, with the
+    algorithms innermost. Any prefix is therefore even over algorithms and tasks.
+
+    :param seeds: only these seeds; None for all of the suite's
+    :param repeats: only these repeats; None for all of the suite's
+    :param tasks: only these tasks; empty for all
+    :param algorithms: only these algorithms; empty for all
+    :param regimes: only these regimes; empty for all
+    :return: the runs
+    :raises BenchmarkError: if a seed, repeat or name is not the suite's
+    """
+    chosen_tasks = _subset("task", tasks, suite.tasks)
+    chosen_algorithms = _subset("algorithm", algorithms, suite.algorithms)
+    chosen_regimes = _subset("regime", regimes, suite.regimes)
+
+    def every() -> Iterator[Run]:
+        for repeat in _numbers("repeat", repeats, suite.repeats):
+            for seed in _numbers("seed", seeds, suite.seeds):
+                for task in chosen_tasks:
+                    for regime in chosen_regimes:
+                        for algorithm in chosen_algorithms:
+                            # Not validated again: the suite is, and a large suite has thousands of runs.
+                            yield Run.model_construct(
+                                suite=suite, regime=regime, algorithm=algorithm, task=task, seed=seed, repeat=repeat
+                            )
+
+    return list(every())
+
+
+def _subset(kind: str, chosen: Iterable[str], valid: Iterable[str]) -> list[str]:
+    names = list(valid)
+    wanted = {choose(kind, name, names) for name in chosen}
+    return [name for name in names if not wanted or name in wanted]
+
+
+def _numbers(kind: str, chosen: Iterable[int] | None, count: int) -> list[int]:
+    numbers = list(range(count)) if chosen is None else sorted(set(chosen))
+    for number in numbers:
+        if not 0 <= number < count:
+            raise BenchmarkError(f"{kind} {number} is not in the suite: it has {kind}s 0 to {count - 1}")
+    return numbers
+
+
+def _folder_name(kind: str, name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"{kind} {name!r} must be letters, digits and any of _ . , ( ) + - (it becomes a folder)")
+    return name
+
+
+def _in_one_line(error: ValidationError) -> str:
+    return "; ".join(_say(problem) for problem in error.errors())
+
+
+def _say(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "union_tag_invalid":
+        names = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
+        return f"{where}: {_unknown('surrogate', problem['ctx']['tag'], names)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    # Our own messages quote the bad value; pydantic's say only the range.
+    given = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
+    return f"{where}: {message}{given}" if where else f"{message}{given}"

@@ -1,0 +1,571 @@
+"""GIPO, Gaussian Importance sampling Policy Optimization (arXiv 2603.03955), as a Stable-Baselines3 algorithm."""
+
+import io
+import itertools
+import math
+import pathlib
+import random
+import warnings
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_gipo import behavior, utilization
+from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
+from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
+from sb3_gipo.surrogates import GaussianTrust, Surrogate
+
+__all__ = ["GIPO", "UpdateSamples"]
+
+SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
+
+
+class UpdateSamples(NamedTuple):
+    """
+    Every sample of an iteration's update, as the surrogate saw it, without gradients. N samples were drawn.
+
+    ``log_ratio``, ``multiplier``: (N,), or (N, dimensions) with ``ratio_level="dimension"``. ``advantages``: normalized
+    as in the update, broadcasting against them. ``lags``: (N,).
+    """
+
+    log_ratio: th.Tensor
+    multiplier: th.Tensor
+    advantages: th.Tensor
+    lags: th.Tensor
+
+
+class GIPO(OnPolicyAlgorithm):
+    """
+    Gaussian Importance sampling Policy Optimization: PPO's loop with a replay window of past rollouts, and a smooth trust
+    weight in place of PPO's clip, so that stale data still carries gradient.
+
+    Each iteration collects a rollout, remembers it with the log-probabilities of the policy that acted, and makes
+    ``n_epochs * ceil(n_steps * n_envs / batch_size)`` gradient steps on minibatches drawn without replacement from all
+    trainable rollouts of the window: the cost of an iteration does not depend on the window. One ``train()`` call is one
+    policy version, whether or not it found anything to train on.
+
+    Paper: https://arxiv.org/abs/2603.03955
+
+    The arguments up to ``_init_setup_model`` are those of SB3's PPO in its order, with ``sigma`` in the place of
+    ``clip_range``; the rest is keyword only.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param n_steps: The number of steps to run for each environment per update; ``n_steps * n_envs`` must be greater than
+        1 when advantages are normalized
+    :param batch_size: Minibatch size
+    :param n_epochs: gradient steps per iteration, in passes over as much data as was newly collected. With
+        ``replay_window=1`` these are PPO's epochs
+    :param gamma: Discount factor
+    :param gae_lambda: Factor for trade-off of bias vs variance for Generalized Advantage Estimator
+    :param sigma: width σ of the Gaussian trust weight exp(−x²/2σ²) where the advantage is positive, in units of the
+        log-ratio x, > 0. It can be a function of the current progress remaining (from 1 to 0). Not used when
+        ``surrogate`` is given. The multiplier of a sample's gradient is at most e^{σ²/2}
+    :param clip_range_vf: Clipping parameter for the value function, > 0, or a function of the current progress remaining.
+        It is measured from the value at collection and depends on the reward scaling. None: no clipping
+    :param normalize_advantage: True or ``"minibatch"``: normalize the advantage to mean 0 and standard deviation 1 over
+        each minibatch; ``"window"``: over all trainable transitions; False: leave it as it is
+    :param ent_coef: Entropy coefficient for the loss calculation
+    :param vf_coef: Value function coefficient for the loss calculation
+    :param max_grad_norm: The maximum value for the gradient clipping
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE) instead of action noise exploration
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE; -1: only at the start of a rollout
+    :param rollout_buffer_class: a subclass of :class:`~sb3_gipo.buffers.StaleRolloutBuffer`. None: chosen by the
+        observation space
+    :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
+    :param target_kl: stop the iteration's gradient steps once the approximate KL between the behavior policies of a
+        minibatch and the current policy exceeds 1.5 times this. None: no limit
+    :param stats_window_size: Window size for the rollout logging: the number of episodes to average over
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run; auto: the GPU if possible
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param sigma_neg_ratio: r > 0; where the advantage is not positive the width is σ·r
+    :param surrogate: any objective of :mod:`sb3_gipo.surrogates`, to be run in the same loop (PPO's clip, SAPO, ...).
+        None: the Gaussian from ``sigma`` and ``sigma_neg_ratio``
+    :param ratio_level: ``"joint"``: one importance ratio per step, from the summed log-probability of the action's
+        dimensions (SB3's habit). ``"dimension"``: one ratio for each action dimension, the advantage shared, and policy
+        loss and KL averaged over dimensions (the published MetaWorld experiments). A sigma tuned for one does not transfer
+        to the other
+    :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy
+    :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
+        0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
+    :param kl_coef: coefficient, ≥ 0, of the exact KL(μ‖π) towards the behavior policies. It keeps the policy near its data
+        when the window is long. The parameters of the behavior distribution are stored only when it is > 0
+    :raises ValueError: if an option is out of its range
+    :raises FloatingPointError: during training, at the first observation, reward, loss or gradient that is not finite
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
+    rollout_buffer: StaleRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        sigma: float | Schedule = 1.0,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool | Literal["minibatch", "window"] = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[StaleRolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        sigma_neg_ratio: float = 1.0,
+        surrogate: Surrogate | None = None,
+        ratio_level: Literal["joint", "dimension"] = "joint",
+        replay_window: int = 1,
+        min_lag: int = 0,
+        kl_coef: float = 0.0,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.sigma = sigma
+        self.sigma_neg_ratio = sigma_neg_ratio
+        self.surrogate = surrogate
+        self.ratio_level = ratio_level
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.replay_window = replay_window
+        self.min_lag = min_lag
+        self.kl_coef = kl_coef
+        self.policy_version = 0
+        self.last_update: UpdateSamples | None = None
+        self._check_options()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_options(self) -> None:
+        if not callable(self.sigma):
+            GaussianTrust(self.sigma, self.sigma_neg_ratio)  # raises for a bad width
+        if self.ratio_level not in ("joint", "dimension"):
+            raise ValueError(f'ratio_level must be "joint" or "dimension", got {self.ratio_level!r}')
+        if self.normalize_advantage not in (True, False, "minibatch", "window"):
+            raise ValueError(
+                f'normalize_advantage must be True, False, "minibatch" or "window", got {self.normalize_advantage!r}'
+            )
+        if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):
+            raise ValueError(f"kl_coef must be a finite number ≥ 0, got {self.kl_coef!r}")
+        if self.rollout_buffer_class is not None and not issubclass(self.rollout_buffer_class, StaleRolloutBuffer):
+            raise ValueError(
+                f"rollout_buffer_class must be a subclass of StaleRolloutBuffer, got {self.rollout_buffer_class.__name__}: "
+                "other buffers forget their rollouts' policy versions"
+            )
+        if self.normalize_advantage:
+            assert self.batch_size > 1, "`batch_size` must be greater than 1: one advantage cannot be normalized"
+        if self.env is None:
+            return
+        rollout_size = self.n_steps * self.n_envs
+        if self.normalize_advantage:
+            assert rollout_size > 1, (
+                "`n_steps * n_envs` must be greater than 1: one advantage cannot be normalized. "
+                f"Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
+            )
+        if rollout_size % self.batch_size > 0:
+            warnings.warn(
+                f"You have specified a mini-batch size of {self.batch_size}, but a rollout has n_steps * n_envs = "
+                f"{self.n_steps} * {self.n_envs} = {rollout_size} transitions: there will be a truncated mini-batch of "
+                f"size {rollout_size % self.batch_size}. A factor of {rollout_size} avoids that.",
+                stacklevel=3,
+            )
+
+    def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = DictStaleRolloutBuffer if is_dict else StaleRolloutBuffer
+        self.rollout_buffer_kwargs = {
+            **self.rollout_buffer_kwargs,
+            "replay_window": self.replay_window,
+            "min_lag": self.min_lag,
+            "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
+            "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
+        }
+        super()._setup_model()
+        self.sigma = FloatSchedule(self.sigma)
+        if self.clip_range_vf is not None:
+            if isinstance(self.clip_range_vf, float | int):
+                assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Collect one rollout under the current policy version, with what must be remembered of the policy that acts.
+
+        :param env: The training environment
+        :param callback: Callback that will be called at each step (and at the beginning and end of the rollout)
+        :param rollout_buffer: Buffer to fill
+        :param n_rollout_steps: Number of steps to collect per environment
+        :return: False if the callback stopped the training
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert isinstance(rollout_buffer, StaleRolloutBuffer)
+        self.policy.set_training_mode(False)
+        rollout_buffer.policy_version = self.policy_version
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        self._require_finite(self._last_obs, "observation")
+        callback.on_rollout_start()
+
+        # Callbacks read these local variables by the names that SB3 gave them.
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+            with th.no_grad():
+                actions, values, log_probs = self.policy(obs_tensor)
+                # The policy keeps the distribution it has just sampled from; a callback may replace it later.
+                remembered = behavior.parameters(self.policy.action_dist) if self.kl_coef > 0 else None
+                if self.ratio_level == "dimension":
+                    log_probs = behavior.log_prob(self.policy.action_dist, actions)
+            actions = actions.cpu().numpy()
+            clipped_actions = self._to_environment(actions)
+
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self._require_finite(rewards, "reward")
+            self._require_finite(new_obs, "observation")
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+
+            self._bootstrap_time_limits(rewards, dones, infos)
+            rollout_buffer.add(
+                self._last_obs,
+                actions,
+                rewards,
+                self._last_episode_starts,
+                values,
+                log_probs,
+                behavior_parameters=remembered,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+
+        with th.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _to_environment(self, actions: np.ndarray) -> np.ndarray:
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _bootstrap_time_limits(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """An episode cut by its time limit had a future: add its discounted value to the last reward, in place."""
+        for index in np.flatnonzero(dones):
+            terminal_observation = infos[index].get("terminal_observation")
+            if terminal_observation is not None and infos[index].get("TimeLimit.truncated", False):
+                with th.no_grad():
+                    value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_observation)[0])
+                rewards[index] += self.gamma * value.item()
+
+    def _require_finite(self, numbers: Any, quantity: str) -> None:
+        if isinstance(numbers, dict):
+            for key, part in numbers.items():
+                self._require_finite(part, f"{quantity} {key!r}")
+        elif not np.isfinite(numbers).all():
+            environments = np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))
+            raise FloatingPointError(
+                f"non-finite {quantity} after {self.num_timesteps} steps, in environment {environments.tolist()}: "
+                f"{numbers[environments[0]]}. The model has not been updated with it"
+            )
+
+    @property
+    def current_surrogate(self) -> Surrogate:
+        """The surrogate of the next update: ``surrogate``, or the Gaussian of the current ``sigma``."""
+        if self.surrogate is not None:
+            return self.surrogate
+        return GaussianTrust(self.sigma(self._current_progress_remaining), self.sigma_neg_ratio)  # type: ignore[operator]
+
+    def train(self) -> None:
+        """Make one iteration's gradient steps on the trainable rollouts, and advance the policy version."""
+        self.rollout_buffer.policy_version = self.policy_version
+        self.policy_version += 1
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        n_trainable = self.rollout_buffer.n_trainable
+        self.logger.record("train/trainable_transitions", n_trainable)
+        if n_trainable == 0:
+            self.logger.info(f"No update: no rollout is min_lag={self.min_lag} versions old yet")
+            return
+
+        surrogate = self.current_surrogate
+        window_moments = self.rollout_buffer.advantage_moments() if self.normalize_advantage == "window" else None
+        minibatches = itertools.chain.from_iterable(self.rollout_buffer.get(self.batch_size) for _ in itertools.count())
+        steps_per_epoch = math.ceil(self.n_steps * self.n_envs / self.batch_size)
+        evaluations: list[_Evaluation] = []
+        for _ in range(self.n_epochs):
+            too_far = False
+            for batch in itertools.islice(minibatches, steps_per_epoch):
+                evaluation = self._evaluate(batch, surrogate, window_moments)
+                evaluations.append(evaluation.detach())
+                too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
+                if too_far:
+                    break
+                self._step(evaluation)
+            self._n_updates += 1
+            if too_far:
+                self.logger.info(f"Early stopping: the approximate KL exceeds 1.5 * target_kl ({self.target_kl})")
+                break
+        self._record(evaluations, surrogate)
+
+    def _evaluate(
+        self, batch: StaleRolloutBufferSamples, surrogate: Surrogate, window_moments: tuple[float, float] | None
+    ) -> "_Evaluation":
+        """The loss of a minibatch and its parts, under the current policy."""
+        actions = batch.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)  # type: ignore[arg-type]
+        # Without a closed form, −log π of the sampled actions estimates the entropy.
+        entropy = -log_prob if entropy is None else entropy
+        if self.ratio_level == "dimension":
+            log_prob = behavior.log_prob(self.policy.action_dist, actions)
+        log_ratio = log_prob - batch.old_log_prob
+        values = values.flatten()
+        advantages = self._normalize(batch.advantages, window_moments)
+        losses = actor_critic_losses(
+            surrogate,
+            log_ratio,
+            advantages,
+            self._clip_values(values, batch.old_values),
+            batch.returns,
+            entropy,
+            self._kl(batch),
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            kl_coef=self.kl_coef,
+        )
+        return _Evaluation(losses, log_ratio, advantages, batch.lags, values, batch.returns)
+
+    def _normalize(self, advantages: th.Tensor, window_moments: tuple[float, float] | None) -> th.Tensor:
+        if window_moments is not None:
+            mean, std = window_moments
+            return (advantages - mean) / (std + 1e-8)
+        if self.normalize_advantage and len(advantages) > 1:
+            return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        return advantages
+
+    def _kl(self, batch: StaleRolloutBufferSamples) -> th.Tensor:
+        """Exact KL(μ‖π): (batch,) for a joint ratio, else (batch, dimensions); zero where it is not asked for."""
+        if batch.behavior_parameters is None:
+            return batch.advantages.new_zeros(1)
+        by_dimension = behavior.kl_divergence(batch.behavior_parameters, self.policy.action_dist)
+        return by_dimension.sum(dim=1) if self.ratio_level == "joint" else by_dimension
+
+    def _clip_values(self, values: th.Tensor, old_values: th.Tensor) -> th.Tensor:
+        if self.clip_range_vf is None:
+            return values
+        clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        return old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
+
+    def _step(self, evaluation: "_Evaluation") -> None:
+        """One optimizer step, refused before it can write a number that is not finite into the policy."""
+        self.policy.optimizer.zero_grad()
+        losses = evaluation.losses
+        losses.total.backward()
+        norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not (norm.isfinite() and losses.total.isfinite()):
+            raise FloatingPointError(
+                f"non-finite loss or gradient after {self.num_timesteps} steps, in the update of policy version "
+                f"{self.rollout_buffer.policy_version}: loss {losses.total.item()}, policy loss {losses.policy.item()}, "
+                f"value loss {losses.value.item()}, gradient norm {norm.item()}. "
+                "The step was not made: the policy is as it was before"
+            )
+        self.policy.optimizer.step()
+
+    def _record(self, evaluations: list["_Evaluation"], surrogate: Surrogate) -> None:
+        """Log one iteration. One scope for all: every sample of every minibatch that was evaluated."""
+        log_ratio, advantages, lags, values, returns = (
+            th.cat(parts) for parts in list(zip(*evaluations, strict=True))[1:]
+        )
+        losses = th.stack([th.stack(evaluation.losses) for evaluation in evaluations]).mean(dim=0)
+        means = ActorCriticLosses(*losses.tolist())
+        self.logger.record("train/loss", means.total)
+        self.logger.record("train/policy_gradient_loss", means.policy)
+        self.logger.record("train/value_loss", means.value)
+        self.logger.record("train/entropy_loss", means.entropy)
+        if self.kl_coef > 0:
+            self.logger.record("train/kl_loss", means.kl)
+        self.logger.record("train/approx_kl", _approx_kl(log_ratio).item())
+        self.logger.record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
+
+        if log_ratio.ndim > 1:
+            advantages = advantages.unsqueeze(1)
+        log_trust_weight = surrogate.log_trust_weight(log_ratio, advantages)
+        multiplier = surrogate.multiplier(log_ratio, advantages)
+        self.last_update = UpdateSamples(log_ratio, multiplier, advantages, lags)
+        for name, value in utilization.summary(log_ratio, log_trust_weight, multiplier, advantages, lags).items():
+            self.logger.record(f"train/{name}", value)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        if self.surrogate is None:
+            self.logger.record("train/sigma", surrogate.sigma)  # type: ignore[attr-defined]
+        if self.clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", self.clip_range_vf(self._current_progress_remaining))  # type: ignore[operator]
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/policy_version", self.policy_version, exclude="tensorboard")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "last_update"]
+
+    def save_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save what ``save()`` leaves out and training needs to go on exactly as if it had not stopped: the replay window,
+        and the states of the random streams of torch, numpy and Python. The state of the environment is the user's to
+        keep: load the model with ``force_reset=False`` when it is restored, else a new episode begins.
+
+        :param path: where to save, between two calls of ``learn()``; ``.pkl`` is appended where there is no suffix
+        """
+        save_to_pkl(path, {"rollout_buffer": self.rollout_buffer, "random_states": _random_states()}, self.verbose)
+
+    def load_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Load what :meth:`save_rollout_buffer` saved, into a model with the same spaces and window.
+
+        :param path: the file; only open files that you trust, it is a pickle
+        :raises ValueError: if it is no such file, or its buffer does not fit the model: both shapes are named
+        """
+        state = load_from_pkl(path, self.verbose)
+        if not (isinstance(state, dict) and isinstance(state.get("rollout_buffer"), StaleRolloutBuffer)):
+            raise ValueError(f"{path} was not made by save_rollout_buffer")
+        loaded: StaleRolloutBuffer = state["rollout_buffer"]
+        if loaded.layout != self.rollout_buffer.layout:
+            raise ValueError(
+                f"the rollout buffer in {path} does not fit this model (axes: replay_window, n_envs, n_steps, ...):\n"
+                f"  the file's:  {loaded.layout}\n  the model's: {self.rollout_buffer.layout}"
+            )
+        loaded.device = self.device
+        self.rollout_buffer = loaded
+        _restore_random_states(state["random_states"])
+
+    def learn(
+        self: SelfGIPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "GIPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfGIPO:
+        """
+        Train for ``total_timesteps`` environment steps, rounded up to whole rollouts.
+
+        :param total_timesteps: The total number of steps over all environments
+        :param callback: callback(s) called at every step with state of the algorithm
+        :param log_interval: how many iterations between two lines of the log
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich
+        :return: the trained model
+        """
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+
+class _Evaluation(NamedTuple):
+    """A minibatch under the current policy. ``log_ratio`` is (batch,) or (batch, dimensions), the others (batch,)."""
+
+    losses: ActorCriticLosses
+    log_ratio: th.Tensor
+    advantages: th.Tensor
+    lags: th.Tensor
+    values: th.Tensor
+    returns: th.Tensor
+
+    def detach(self) -> "_Evaluation":
+        losses = ActorCriticLosses(*(loss.detach() for loss in self.losses))
+        return _Evaluation(losses, *(part.detach() for part in self[1:]))
+
+    def approx_kl(self) -> float:
+        return _approx_kl(self.log_ratio.detach()).item()
+
+
+def _approx_kl(log_ratio: th.Tensor) -> th.Tensor:
+    """Schulman's estimator of KL(μ‖π) from samples of μ, E[ρ − 1 − x] (http://joschu.net/blog/kl-approx.html)."""
+    return (th.exp(log_ratio) - 1 - log_ratio).mean()
+
+
+def _random_states() -> dict[str, Any]:
+    states = {"torch": th.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+    if th.cuda.is_available():
+        states["cuda"] = th.cuda.get_rng_state_all()
+    return states
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    th.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
+    if "cuda" in states and th.cuda.is_available():
+        th.cuda.set_rng_state_all(states["cuda"])

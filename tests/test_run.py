@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+import torch as th
+from suites import TINY, write_suite
+
+from benchmarks import envs
+from benchmarks.run import DIAGNOSTICS, execute, make_model
+from benchmarks.spec import BenchmarkError, load_suite, plan
+from sb3_gipo import GaussianTrust, PPOClip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    suite = load_suite(write_suite(tmp_path))
+    return {run.id.removeprefix("tiny/"): run for run in plan(suite)}
+
+
+def timeless(record):
+    return {key: value for key, value in record.items() if key not in ("wall_seconds", "cpu_seconds")}
+
+
+def test_a_record_says_what_was_done(runs):
+    run = runs["stale/gipo(1.0,0.5)/CartPole-v1/seed1/repeat0"]
+    progress = []
+    record = json.loads(json.dumps(execute(run, progress.append), allow_nan=False))
+    assert record["run"] == run.id and record["digest"] == run.digest
+    assert record["configuration"]["algorithm"] == {"surrogate": "gaussian", "sigma": 1.0, "sigma_neg_ratio": 0.5}
+    assert record["seeds"] == {"environment": envs.environment_seed(1), "learner": envs.learner_seed(1, 0)}
+    assert record["versions"]["torch"] == th.__version__ or record["versions"]["torch"] in th.__version__
+    curve = record["curve"]
+    assert curve["steps"] == progress == [64, 128, 192]
+    assert set(curve) == {"steps", "return", "success", "success_last", *DIAGNOSTICS}
+    assert curve["lag_max"] == [0, 1, 2] and all(0 < ess <= 1 for ess in curve["ess"])
+    assert all(len(values) == 3 for values in curve.values())
+    assert record["scored_episodes"] == 5 <= record["episodes"]
+    assert record["cpu_seconds"] > 0 and record["wall_seconds"] > 0
+
+
+def test_the_score_is_the_mean_of_the_last_episodes(runs, tmp_path):
+    run = runs["fresh/ppo/CartPole-v1/seed0/repeat0"]
+    everything = plan(load_suite(write_suite(tmp_path, TINY.replace("score_episodes = 5", "score_episodes = 1000"))))[0]
+    record, all_scored = execute(run), execute(everything)
+    returns = [value for value in record["curve"]["return"] if value is not None]
+    assert all_scored["scored_episodes"] == all_scored["episodes"] == record["episodes"]
+    assert min(returns) <= all_scored["score"] <= max(returns)
+    assert record["score"] != all_scored["score"]
+
+
+def test_runs_are_repeatable_and_paired(runs):
+    one = timeless(execute(runs["stale/ppo/CartPole-v1/seed0/repeat0"]))
+    assert timeless(execute(runs["stale/ppo/CartPole-v1/seed0/repeat0"])) == one
+    # Until the first update nothing distinguishes algorithms; seeds and repeats do from the start.
+    other = execute(runs["stale/gipo(1.0,0.5)/CartPole-v1/seed0/repeat0"])
+    assert other["curve"]["return"][0] == one["curve"]["return"][0]
+    assert other["curve"]["loss"] != one["curve"]["loss"]
+    for changed in ("seed1/repeat0", "seed0/repeat1"):
+        assert execute(runs[f"stale/ppo/CartPole-v1/{changed}"])["curve"]["loss"] != one["curve"]["loss"]
+
+
+def test_the_repeat_changes_the_learner_and_the_seed_the_environment(runs):
+    def start(key):
+        model = make_model(runs[f"fresh/ppo/CartPole-v1/{key}"])
+        return model.env.reset(), th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    observation, weights = start("seed0/repeat0")
+    same_environment, other_weights = start("seed0/repeat1")
+    np.testing.assert_array_equal(same_environment, observation)
+    assert not th.equal(other_weights, weights)
+    other_environment, _ = start("seed1/repeat0")
+    assert not np.array_equal(other_environment, observation)
+
+
+def test_the_surrogate_and_regime_reach_the_learner(runs):
+    stale = make_model(runs["stale/gipo(1.0,0.5)/CartPole-v1/seed0/repeat0"])
+    assert stale.current_surrogate == GaussianTrust(1.0, 0.5) and stale.replay_window == 3
+    fresh = make_model(runs["fresh/ppo/CartPole-v1/seed0/repeat0"])
+    assert fresh.current_surrogate == PPOClip(0.2) and fresh.replay_window == 1
+
+
+def test_a_budget_without_an_episode_is_an_error(tmp_path):
+    text = TINY.replace("CartPole-v1", "Pendulum-v1")
+    with pytest.raises(BenchmarkError, match="no episode ended within the budget of 192 steps"):
+        execute(plan(load_suite(write_suite(tmp_path, text)))[0])
+
+
+def test_metaworld_trains(tmp_path):
+    text = (
+        TINY.replace("CartPole-v1", "button-press-v3").replace("n_steps = 64", "n_steps = 500").replace("192", "1000")
+    )
+    record = execute(plan(load_suite(write_suite(tmp_path, text)))[-1])
+    assert record["curve"]["steps"] == [500, 1000] and None not in record["curve"]["return"]
+    assert record["success"] is not None and 0 <= record["success_last"] <= record["success"] <= 1

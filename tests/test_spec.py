@@ -1,0 +1,94 @@
+import itertools
+
+import pytest
+from suites import TINY, write_suite
+
+from benchmarks.spec import BenchmarkError, load_suite, plan, suite_names
+
+
+def test_every_committed_suite_loads():
+    assert {"demo", "metaworld8"} <= set(suite_names())
+    for name in suite_names():
+        assert load_suite(name).name == name
+
+
+def test_metaworld8_is_what_the_protocol_says():
+    suite = load_suite("metaworld8")
+    assert (len(suite.tasks), suite.seeds, suite.repeats) == (8, 10, 5)
+    assert {name: regime.replay_window for name, regime in suite.regimes.items()} == {"fresh": 1, "stale": 40}
+    gipo = {f"gipo({sigma},{ratio})" for sigma in (0.2, 0.5, 1.0) for ratio in (0.5, 1.0)}
+    assert set(suite.algorithms) == {"ppo", "sapo", "no-clip"} | gipo
+    assert len(plan(suite)) == 400 * 9 * 2
+
+
+def test_run_ids_and_order(tmp_path):
+    runs = plan(load_suite(write_suite(tmp_path)))
+    assert runs[0].id == "tiny/fresh/ppo/CartPole-v1/seed0/repeat0"
+    assert [run.id for run in runs] == list(dict.fromkeys(run.id for run in runs))
+    order = [(run.repeat, run.seed, run.task, run.regime, run.algorithm) for run in runs]
+    expected = itertools.product((0, 1), (0, 1), ["CartPole-v1"], ["fresh", "stale"], ["ppo", "gipo(1.0,0.5)"])
+    assert order == list(expected)
+
+
+def test_filters(tmp_path):
+    suite = load_suite(write_suite(tmp_path))
+    runs = plan(suite, seeds=[1], repeats=[0], regimes=["stale"], algorithms=["ppo"])
+    assert [run.id for run in runs] == ["tiny/stale/ppo/CartPole-v1/seed1/repeat0"]
+    with pytest.raises(BenchmarkError, match="seed 2 is not in the suite: it has seeds 0 to 1"):
+        plan(suite, seeds=[2])
+
+
+def test_the_budget_is_part_of_the_identity(tmp_path):
+    path = write_suite(tmp_path)
+    own, other = load_suite(path), load_suite(path, budget=128)
+    assert own.identity == load_suite(path, budget=192).identity == "tiny"
+    assert other.identity == "tiny@128"
+    assert plan(own)[0].digest != plan(other)[0].digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("score_episodes = 5", "score_episodes = 6"),
+        ("n_epochs = 2", "n_epochs = 3"),
+        ("replay_window = 1", "replay_window = 2"),
+        ('surrogate = "ppo_clip"', 'surrogate = "sapo"'),
+        ("[learner]", "[environment]\nreward_scale = 0.1\n[learner]"),
+        ('tasks = ["CartPole-v1"]', 'tasks = ["Acrobot-v1"]'),
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
+    before = plan(load_suite(write_suite(tmp_path)))[0]
+    assert old in TINY
+    after = plan(load_suite(write_suite(tmp_path, TINY.replace(old, new, 1))))[0]
+    assert before.digest != after.digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("n_epochs = 2", "n_epoch = 2", "learner: unknown key 'n_epoch': did you mean 'n_epochs'?"),
+        ("seeds = 2", "seed = 2", "unknown key 'seed': did you mean 'seeds'?"),
+        ('"ppo_clip"', '"ppo_klip"', "algorithms.ppo: unknown surrogate 'ppo_klip': did you mean 'ppo_clip'?"),
+        ("sigma_neg_ratio = 0.5", "sigma_neg_ratio = 0.0", "sigma_neg_ratio: .*greater than 0, got 0.0"),
+        ("sigma_neg_ratio = 0.5", "sigma = -1.0", "sigma: .*greater than 0, got -1.0"),
+        ("replay_window = 3", "replay_window = 0", "replay_window: .*greater than or equal to 1, got 0"),
+        ("replay_window = 3", "replay_window = 3\nmin_lag = 3", "min_lag 3 must be below replay_window 3"),
+        ("replay_window = 3", "replay_window = 3\nmin_lag = -1", "min_lag: .*greater than or equal to 0, got -1"),
+        ("budget = 192", "budget = 200", "budget 200 is not a multiple of n_steps 64: take 192 or 256"),
+        ("gipo(1.0,0.5)", "gipo(1.0,1.0)", "does not agree with its settings"),
+        ("[learner]", "[learner", "is not valid TOML"),
+        ('name = "tiny"', 'name = "../tiny"', "must be letters, digits"),
+    ],
+)
+def test_bad_suites_are_named(tmp_path, old, new, message):
+    assert old in TINY
+    with pytest.raises(BenchmarkError, match=f"tiny.toml.*{message}"):
+        load_suite(write_suite(tmp_path, TINY.replace(old, new, 1)))
+
+
+def test_unknown_suites_and_files():
+    with pytest.raises(BenchmarkError, match="unknown suite 'metaworld': did you mean 'metaworld8'"):
+        load_suite("metaworld")
+    with pytest.raises(BenchmarkError, match=r"cannot read the suite 'none.toml': No such file"):
+        load_suite("none.toml")
