@@ -3,6 +3,7 @@
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.callbacks import UtilizationRecorder
 from sb3_gipo.gipo import GIPO, UpdateSamples
+from sb3_gipo.sigma import suggest_sigma
 from sb3_gipo.surrogates import SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "Surrogate",
     "UpdateSamples",
     "UtilizationRecorder",
+    "suggest_sigma",
 ]
