@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks import envs, provenance
-from benchmarks.spec import Algorithm, BenchmarkError, Learner, Run
+from benchmarks.spec import Algorithm, BenchmarkError, Learner, Run, choose
 from sb3_gipo import GIPO, SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
 
 __all__ = ["DIAGNOSTICS", "execute", "make_model"]
@@ -122,7 +122,8 @@ def _arguments(learner: Learner) -> dict[str, Any]:
     arguments = learner.model_dump()
     policy = arguments["policy_kwargs"]
     if "activation_fn" in policy:
-        policy["activation_fn"] = getattr(th.nn, policy["activation_fn"])
+        name = choose("activation_fn", policy["activation_fn"], th.nn.modules.activation.__all__)
+        policy["activation_fn"] = getattr(th.nn, name)
     return arguments
 
 
@@ -166,8 +167,6 @@ class _Recorder(BaseCallback):
         row |= {name: _short(logged[f"train/{name}"]) if f"train/{name}" in logged else None for name in DIAGNOSTICS}
         for name, value in row.items():
             self.curve[name].append(value)
-        # An iteration without an update must not repeat the last one's numbers.
-        self.logger.dump(self.num_timesteps)
         self.episodes += self._finished
         self._finished = []
         self.progress(self.num_timesteps)

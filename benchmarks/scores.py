@@ -64,7 +64,7 @@ class AlgorithmScores:
     """
     One algorithm under one regime. Estimates are None where no seed is finished on all tasks.
 
-    :param rank: 1 is the highest min-max IQM; None without one
+    :param rank: 1 is the highest min-max IQM, equals share a rank; None without an IQM
     :param seeds: seeds finished on all tasks, which the estimates rest on
     :param min_max: IQM, normalised to the algorithms compared
     :param absolute: IQM, random policy = 0 and scripted expert = 1; None too where a task has no anchors
@@ -146,17 +146,18 @@ def _score_regime(
         entries.append((algorithm, estimates, _task_scores(suite, cells, algorithm)))
 
     entries.sort(key=lambda entry: -entry[1]["min_max"].value if entry[1]["min_max"] else np.inf)
+    ranked = [estimates["min_max"].value for _, estimates, _ in entries if estimates["min_max"]]
     return [
         AlgorithmScores(
             algorithm=algorithm,
-            rank=position if estimates["min_max"] else None,
+            rank=1 + ranked.index(estimates["min_max"].value) if estimates["min_max"] else None,
             finished=sum(task.finished for task in tasks.values()),
             planned=sum(task.planned for task in tasks.values()),
             seeds=len(raw.get(algorithm, ())),
             tasks=tasks,
             **estimates,
         )
-        for position, (algorithm, estimates, tasks) in enumerate(entries, start=1)
+        for algorithm, estimates, tasks in entries
     ]
 
 

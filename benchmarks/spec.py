@@ -159,10 +159,18 @@ class Learner(_Frozen):
     gamma: Fraction = 0.99
     gae_lambda: Fraction = 0.95
     clip_range_vf: Positive | None = None
-    normalize_advantage: bool = True
+    normalize_advantage: bool | Literal["minibatch", "window"] = True
     ent_coef: NotNegative = 0.0
     vf_coef: NotNegative = 0.5
     max_grad_norm: Positive = 0.5
+    target_kl: Positive | None = None
+    ratio_level: Literal["joint", "dimension"] = "joint"
+    advantage: Literal["stored", "recomputed", "vtrace"] = "stored"
+    vtrace_rho_bar: Positive = 1.0
+    vtrace_c_bar: Positive = 1.0
+    bootstrap_time_limit: bool = True
+    value_learning_rate: Positive | None = None
+    critic_updates: Annotated[int, Field(ge=0)] = 0
     kl_coef: NotNegative = 0.0
     policy_kwargs: dict[str, JsonValue] = {}
 

@@ -3,8 +3,11 @@
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.callbacks import UtilizationRecorder
 from sb3_gipo.gipo import GIPO, UpdateSamples
+from sb3_gipo.policies import LayerNormActorCriticPolicy
+from sb3_gipo.schedules import WarmupCosineSchedule
 from sb3_gipo.sigma import suggest_sigma
 from sb3_gipo.surrogates import SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
+from sb3_gipo.wrappers import TokenizeAction
 
 __all__ = [
     "GIPO",
@@ -13,12 +16,15 @@ __all__ = [
     "DictStaleRolloutBuffer",
     "GaussianTrust",
     "LaplaceTrust",
+    "LayerNormActorCriticPolicy",
     "NoClip",
     "PPOClip",
     "StaleRolloutBuffer",
     "StaleRolloutBufferSamples",
     "Surrogate",
+    "TokenizeAction",
     "UpdateSamples",
     "UtilizationRecorder",
+    "WarmupCosineSchedule",
     "suggest_sigma",
 ]

@@ -20,7 +20,7 @@ from stable_baselines3.common.distributions import (
 )
 from torch import distributions as td
 
-__all__ = ["kl_divergence", "log_prob", "n_dimensions", "n_parameters", "parameters"]
+__all__ = ["as_emitted", "kl_divergence", "log_prob", "n_dimensions", "n_parameters", "parameters"]
 
 
 def n_dimensions(action_space: spaces.Space) -> int:
@@ -29,6 +29,15 @@ def n_dimensions(action_space: spaces.Space) -> int:
     :return: how many numbers :func:`log_prob` gives for one action
     """
     return th.Size(action_space.shape or ()).numel()
+
+
+def as_emitted(actions: th.Tensor, action_space: spaces.Space) -> th.Tensor:
+    """
+    :param actions: as SB3's buffers give them: floats, (batch, n)
+    :param action_space: of the policy
+    :return: as the policy's distribution takes them: integers (batch,) for Discrete actions, else unchanged
+    """
+    return actions.long().flatten() if isinstance(action_space, spaces.Discrete) else actions
 
 
 def log_prob(distribution: Distribution, actions: th.Tensor) -> th.Tensor:

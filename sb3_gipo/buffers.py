@@ -6,6 +6,7 @@ minibatches of them that carry their lag.
 """
 
 from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-__all__ = ["DictStaleRolloutBuffer", "StaleRolloutBuffer", "StaleRolloutBufferSamples"]
+__all__ = ["DictStaleRolloutBuffer", "StaleRolloutBuffer", "StaleRolloutBufferSamples", "Trajectories"]
 
 _EMPTY = -1
 
@@ -36,6 +37,27 @@ class StaleRolloutBufferSamples(NamedTuple):
     returns: th.Tensor
     lags: th.Tensor
     behavior_parameters: th.Tensor | None
+
+
+class Trajectories(NamedTuple):
+    """
+    All trainable rollouts, unshuffled, as axes (time, trajectories): time = ``buffer_size``, and one trajectory for each
+    environment of each rollout. They may hold several episodes.
+
+    ``observations``, ``actions``, ``rewards`` (as given to ``add``), ``log_probs``: what was stored, (time, trajectories,
+    ...). ``dones``: whether an episode ended with the step, (time, trajectories). ``last_observations``: after the last
+    step, (trajectories, ...). ``time_limits``: (2, n), the time and trajectory of the n steps that a time limit ended, and
+    ``terminal_observations`` (n, ...) what was seen after them, or None where n = 0.
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    rewards: th.Tensor
+    log_probs: th.Tensor
+    dones: th.Tensor
+    last_observations: th.Tensor | TensorDict
+    time_limits: th.Tensor
+    terminal_observations: th.Tensor | TensorDict | None
 
 
 class StaleRolloutBuffer(RolloutBuffer):
@@ -68,6 +90,8 @@ class StaleRolloutBuffer(RolloutBuffer):
     :param n_behavior_parameters: how many parameters of the behavior distribution are stored per transition
     :param n_log_probs: how many behavior log-probabilities are stored per transition: None for the joint one, as SB3
         does, or one for each action dimension (then ``old_log_prob`` has shape (batch, n_log_probs))
+    :param keep_trajectories: also keep what value targets are computed from, for :meth:`trajectories`: each environment's
+        observation after the last step, and those at time limits. It costs one observation for each of these
     :raises ValueError: if ``replay_window`` or ``min_lag`` is out of its range
     """
 
@@ -86,6 +110,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         min_lag: int = 0,
         n_behavior_parameters: int = 0,
         n_log_probs: int | None = None,
+        keep_trajectories: bool = False,
     ):
         if replay_window < 1:
             raise ValueError(
@@ -100,10 +125,12 @@ class StaleRolloutBuffer(RolloutBuffer):
         self.min_lag = min_lag
         self.n_behavior_parameters = n_behavior_parameters
         self.n_log_probs = n_log_probs
+        self.keep_trajectories = keep_trajectories
         self.policy_version = 0
         self._versions = np.full(replay_window, _EMPTY, dtype=np.int64)
         self._slot = 0
         self._storage: dict[str, Any] = {}
+        self._ends: list[_RolloutEnd] = [_RolloutEnd() for _ in range(replay_window)]
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     def _allocate(self) -> dict[str, Any]:
@@ -137,6 +164,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         if self._versions[self._slot] != _EMPTY:
             self._slot = (self._slot + 1) % self.replay_window
         self._versions[self._slot] = _EMPTY
+        self._ends[self._slot] = _RolloutEnd()
         self._bind()
         self._collecting_version = self.policy_version
         self.pos = 0
@@ -160,6 +188,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         """What two buffers must share for one's contents to fit the other: the shape and type of every ring."""
         return {
             "min_lag": self.min_lag,
+            "keep_trajectories": self.keep_trajectories,
             **{name: _map(lambda ring: (ring.shape, str(ring.dtype)), ring) for name, ring in self._storage.items()},
         }
 
@@ -173,6 +202,25 @@ class StaleRolloutBuffer(RolloutBuffer):
         if behavior_parameters is not None:
             self.behavior_parameters[self.pos] = behavior_parameters.cpu().numpy()
         super().add(*args, **kwargs)
+
+    def remember_time_limit(self, env_index: int, terminal_observation: Any) -> None:
+        """
+        Remember that the step added next was ended by a time limit.
+
+        :param env_index: of which environment
+        :param terminal_observation: what was seen after the step, before the environment was reset
+        """
+        self._ends[self._slot].time_limits.append((self.pos, env_index, terminal_observation))
+
+    def remember_last(self, last_observations: Any, dones: np.ndarray) -> None:
+        """
+        Remember how the newest rollout ended.
+
+        :param last_observations: of each environment after the last step, (n_envs, ...)
+        :param dones: whether each environment's last step ended its episode, (n_envs,)
+        """
+        end = self._ends[self._slot]
+        end.observations, end.dones = _map(np.array, last_observations), np.array(dones)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
@@ -190,11 +238,14 @@ class StaleRolloutBuffer(RolloutBuffer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole ring."""
+        """Bytes of the whole ring, and of what is kept of the ends of rollouts and episodes."""
         arrays: list[np.ndarray] = []
         for ring in self._storage.values():
             _map(arrays.append, ring)
-        return sum(array.nbytes for array in arrays)
+        for end in self._ends:
+            for observation in (end.observations, *(limit[2] for limit in end.time_limits)):
+                _map(lambda array: arrays.append(np.asarray(array)), observation)
+        return sum(array.nbytes for array in arrays if array.dtype != object)
 
     @property
     def n_trainable(self) -> int:
@@ -204,6 +255,55 @@ class StaleRolloutBuffer(RolloutBuffer):
     def _trainable_slots(self) -> np.ndarray:
         lags = self.policy_version - self._versions
         return np.flatnonzero((self._versions != _EMPTY) & (lags >= self.min_lag))
+
+    def trajectories(self) -> Trajectories:
+        """
+        All trainable rollouts, each in the order of time.
+
+        :return: copies, on the buffer's device
+        """
+        assert self.keep_trajectories, "the buffer was made without keep_trajectories: how rollouts ended is not known"
+        slots = self._trainable_slots()
+        ends = [self._ends[slot] for slot in slots]
+
+        def in_time(ring: np.ndarray) -> np.ndarray:
+            chosen = ring[slots]
+            return np.moveaxis(chosen.reshape(len(slots) * self.n_envs, *chosen.shape[2:]), 1, 0)
+
+        def tensors(arrays: Any) -> Any:
+            return _map(lambda array: self.to_torch(np.ascontiguousarray(array)), arrays)
+
+        starts = in_time(self._storage["episode_starts"])
+        last_dones = np.concatenate([end.dones for end in ends])
+        time_limits = [
+            (time, nth * self.n_envs + env, observation)
+            for nth, end in enumerate(ends)
+            for time, env, observation in end.time_limits
+        ]
+        return Trajectories(
+            observations=tensors(_map(in_time, self._storage["observations"])),
+            actions=tensors(in_time(self._storage["actions"])).to(th.float32),
+            rewards=tensors(in_time(self._storage["rewards"])),
+            log_probs=tensors(in_time(self._storage["log_probs"])),
+            dones=tensors(np.concatenate([starts[1:], last_dones[None].astype(starts.dtype)])),
+            last_observations=tensors(_join([end.observations for end in ends], np.concatenate)),
+            time_limits=tensors(np.array([limit[:2] for limit in time_limits], dtype=np.int64).reshape(-1, 2).T),
+            terminal_observations=tensors(_join([limit[2] for limit in time_limits], np.stack))
+            if time_limits
+            else None,
+        )
+
+    def set_targets(self, advantages: th.Tensor, returns: th.Tensor) -> None:
+        """
+        Replace the advantages and value targets of all trainable rollouts.
+
+        :param advantages: (time, trajectories), as in :class:`Trajectories`
+        :param returns: value targets, likewise
+        """
+        slots = self._trainable_slots()
+        for name, numbers in (("advantages", advantages), ("returns", returns)):
+            ring = self._storage[name]
+            ring[slots] = numbers.T.reshape(len(slots), *ring.shape[1:]).cpu().numpy()
 
     def advantage_moments(self) -> tuple[float, float]:
         """
@@ -249,6 +349,15 @@ class StaleRolloutBuffer(RolloutBuffer):
         )
 
 
+@dataclass
+class _RolloutEnd:
+    """How a rollout and the episodes in it ended. Each time limit is (time, environment, terminal observation)."""
+
+    observations: Any = None
+    dones: np.ndarray | None = None
+    time_limits: list[tuple[int, int, Any]] = field(default_factory=list)
+
+
 class DictStaleRolloutBuffer(StaleRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
     """
     :class:`StaleRolloutBuffer` for Dict observations: ``observations`` is a dictionary of arrays or tensors.
@@ -262,6 +371,13 @@ def _map(function: Any, arrays: Any) -> Any:
     if isinstance(arrays, dict):
         return {key: function(array) for key, array in arrays.items()}
     return function(arrays)
+
+
+def _join(parts: list[Any], join: Any) -> Any:
+    """Join arrays, or the arrays of Dict observations key by key."""
+    if isinstance(parts[0], dict):
+        return {key: join([part[key] for part in parts]) for key in parts[0]}
+    return join(parts)
 
 
 def _flat(ring: np.ndarray) -> np.ndarray:

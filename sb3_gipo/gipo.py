@@ -4,7 +4,6 @@ import io
 import itertools
 import math
 import pathlib
-import random
 import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -16,14 +15,16 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
 
-from sb3_gipo import behavior, utilization
+from sb3_gipo import behavior, resumption, utilization
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
+from sb3_gipo.policies import split_optimizer, value_predictor
+from sb3_gipo.revaluation import recompute_gae, recompute_vtrace
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
 __all__ = ["GIPO", "UpdateSamples"]
@@ -101,6 +102,20 @@ class GIPO(OnPolicyAlgorithm):
         dimensions (SB3's habit). ``"dimension"``: one ratio for each action dimension, the advantage shared, and policy
         loss and KL averaged over dimensions (the published MetaWorld experiments). A sigma tuned for one does not transfer
         to the other
+    :param advantage: where advantages and value targets come from. ``"stored"``: GAE, once, with the critic that collected
+        the rollout. ``"recomputed"``: before each update the current critic re-evaluates the whole window, then GAE along
+        each rollout (AcceRL's value recomputation, arXiv 2603.18464). ``"vtrace"``: likewise, with V-trace's correction for
+        the current policy (arXiv 1802.01561, equation 1), its traces decayed by ``gae_lambda``. The last two cost a pass
+        over the window an iteration
+    :param vtrace_rho_bar: V-trace's truncation ρ̄ > 0 of the ratio at each step, which sets the policy whose value is
+        learned
+    :param vtrace_c_bar: V-trace's truncation c̄ of the traces, 0 < c̄ ≤ ρ̄
+    :param bootstrap_time_limit: whether an episode that its time limit ended is worth the value of its terminal
+        observation from there on, as in SB3. False: it counts as terminal (a quirk of the published experiments)
+    :param value_learning_rate: learning rate of the parameters that serve the value alone (``value_parameters`` in
+        :mod:`sb3_gipo.policies`); it can be a function of the current progress remaining. None: ``learning_rate``
+    :param critic_updates: value-only optimizer steps, ≥ 0, that follow each step on the same minibatch. They move the
+        parameters that serve the value alone
     :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
         0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
@@ -145,6 +160,12 @@ class GIPO(OnPolicyAlgorithm):
         sigma_neg_ratio: float = 1.0,
         surrogate: Surrogate | None = None,
         ratio_level: Literal["joint", "dimension"] = "joint",
+        advantage: Literal["stored", "recomputed", "vtrace"] = "stored",
+        vtrace_rho_bar: float = 1.0,
+        vtrace_c_bar: float = 1.0,
+        bootstrap_time_limit: bool = True,
+        value_learning_rate: float | Schedule | None = None,
+        critic_updates: int = 0,
         replay_window: int = 1,
         min_lag: int = 0,
         kl_coef: float = 0.0,
@@ -178,6 +199,12 @@ class GIPO(OnPolicyAlgorithm):
         self.sigma_neg_ratio = sigma_neg_ratio
         self.surrogate = surrogate
         self.ratio_level = ratio_level
+        self.advantage = advantage
+        self.vtrace_rho_bar = vtrace_rho_bar
+        self.vtrace_c_bar = vtrace_c_bar
+        self.bootstrap_time_limit = bootstrap_time_limit
+        self.value_learning_rate = value_learning_rate
+        self.critic_updates = critic_updates
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
@@ -195,6 +222,15 @@ class GIPO(OnPolicyAlgorithm):
             GaussianTrust(self.sigma, self.sigma_neg_ratio)  # raises for a bad width
         if self.ratio_level not in ("joint", "dimension"):
             raise ValueError(f'ratio_level must be "joint" or "dimension", got {self.ratio_level!r}')
+        if self.advantage not in ("stored", "recomputed", "vtrace"):
+            raise ValueError(f'advantage must be "stored", "recomputed" or "vtrace", got {self.advantage!r}')
+        if not 0 < self.vtrace_c_bar <= self.vtrace_rho_bar:
+            raise ValueError(
+                "V-trace needs 0 < vtrace_c_bar <= vtrace_rho_bar, "
+                f"got vtrace_c_bar={self.vtrace_c_bar!r}, vtrace_rho_bar={self.vtrace_rho_bar!r}"
+            )
+        if self.critic_updates < 0:
+            raise ValueError(f"critic_updates must be at least 0 (no value-only steps), got {self.critic_updates!r}")
         if self.normalize_advantage not in (True, False, "minibatch", "window"):
             raise ValueError(
                 f'normalize_advantage must be True, False, "minibatch" or "window", got {self.normalize_advantage!r}'
@@ -234,9 +270,13 @@ class GIPO(OnPolicyAlgorithm):
             "min_lag": self.min_lag,
             "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
             "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
+            "keep_trajectories": self.advantage != "stored",
         }
         super()._setup_model()
         self.sigma = FloatSchedule(self.sigma)
+        if self.value_learning_rate is not None:
+            self.value_learning_rate = FloatSchedule(self.value_learning_rate)
+            split_optimizer(self.policy)
         if self.clip_range_vf is not None:
             if isinstance(self.clip_range_vf, float | int):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
@@ -287,7 +327,8 @@ class GIPO(OnPolicyAlgorithm):
                 return False
             self._update_info_buffer(infos, dones)
 
-            self._bootstrap_time_limits(rewards, dones, infos)
+            if self.bootstrap_time_limit:
+                self._bootstrap_time_limits(rewards, dones, infos)
             rollout_buffer.add(
                 self._last_obs,
                 actions,
@@ -302,6 +343,8 @@ class GIPO(OnPolicyAlgorithm):
 
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        if rollout_buffer.keep_trajectories:
+            rollout_buffer.remember_last(new_obs, dones)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -315,13 +358,20 @@ class GIPO(OnPolicyAlgorithm):
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def _bootstrap_time_limits(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """An episode cut by its time limit had a future: add its discounted value to the last reward, in place."""
+        """
+        An episode cut by its time limit had a future. Its discounted value joins the last reward, in place; when targets
+        are computed later, with the critic of then, the terminal observation is remembered instead.
+        """
         for index in np.flatnonzero(dones):
             terminal_observation = infos[index].get("terminal_observation")
-            if terminal_observation is not None and infos[index].get("TimeLimit.truncated", False):
-                with th.no_grad():
-                    value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_observation)[0])
-                rewards[index] += self.gamma * value.item()
+            if terminal_observation is None or not infos[index].get("TimeLimit.truncated", False):
+                continue
+            if self.rollout_buffer.keep_trajectories:
+                self.rollout_buffer.remember_time_limit(int(index), terminal_observation)
+                continue
+            with th.no_grad():
+                value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_observation)[0])
+            rewards[index] += self.gamma * value.item()
 
     def _require_finite(self, numbers: Any, quantity: str) -> None:
         if isinstance(numbers, dict):
@@ -345,7 +395,6 @@ class GIPO(OnPolicyAlgorithm):
         """Make one iteration's gradient steps on the trainable rollouts, and advance the policy version."""
         self.rollout_buffer.policy_version = self.policy_version
         self.policy_version += 1
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         n_trainable = self.rollout_buffer.n_trainable
         self.logger.record("train/trainable_transitions", n_trainable)
@@ -353,6 +402,9 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.info(f"No update: no rollout is min_lag={self.min_lag} versions old yet")
             return
 
+        if self.advantage != "stored":
+            self._recompute_targets()
+        self.policy.set_training_mode(True)
         surrogate = self.current_surrogate
         window_moments = self.rollout_buffer.advantage_moments() if self.normalize_advantage == "window" else None
         minibatches = itertools.chain.from_iterable(self.rollout_buffer.get(self.batch_size) for _ in itertools.count())
@@ -366,7 +418,8 @@ class GIPO(OnPolicyAlgorithm):
                 too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
                 if too_far:
                     break
-                self._step(evaluation)
+                self._descend(evaluation.losses.total)
+                self._update_critic(batch)
             self._n_updates += 1
             if too_far:
                 self.logger.info(f"Early stopping: the approximate KL exceeds 1.5 * target_kl ({self.target_kl})")
@@ -377,9 +430,7 @@ class GIPO(OnPolicyAlgorithm):
         self, batch: StaleRolloutBufferSamples, surrogate: Surrogate, window_moments: tuple[float, float] | None
     ) -> "_Evaluation":
         """The loss of a minibatch and its parts, under the current policy."""
-        actions = batch.actions
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
+        actions = behavior.as_emitted(batch.actions, self.action_space)
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)  # type: ignore[arg-type]
         # Without a closed form, −log π of the sampled actions estimates the entropy.
         entropy = -log_prob if entropy is None else entropy
@@ -423,20 +474,43 @@ class GIPO(OnPolicyAlgorithm):
         clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
         return old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
 
-    def _step(self, evaluation: "_Evaluation") -> None:
+    def _update_critic(self, batch: StaleRolloutBufferSamples) -> None:
+        """The value-only steps on a minibatch; what they cannot move is computed once."""
+        if self.critic_updates == 0:
+            return
+        predict = value_predictor(self.policy, batch.observations)
+        for _ in range(self.critic_updates):
+            values = self._clip_values(predict().flatten(), batch.old_values)
+            self._descend(self.vf_coef * F.mse_loss(batch.returns, values))
+
+    def _descend(self, loss: th.Tensor) -> None:
         """One optimizer step, refused before it can write a number that is not finite into the policy."""
         self.policy.optimizer.zero_grad()
-        losses = evaluation.losses
-        losses.total.backward()
+        loss.backward()
         norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not (norm.isfinite() and losses.total.isfinite()):
+        if not (norm.isfinite() and loss.isfinite()):
             raise FloatingPointError(
                 f"non-finite loss or gradient after {self.num_timesteps} steps, in the update of policy version "
-                f"{self.rollout_buffer.policy_version}: loss {losses.total.item()}, policy loss {losses.policy.item()}, "
-                f"value loss {losses.value.item()}, gradient norm {norm.item()}. "
+                f"{self.rollout_buffer.policy_version}: loss {loss.item()}, gradient norm {norm.item()}. "
                 "The step was not made: the policy is as it was before"
             )
         self.policy.optimizer.step()
+
+    def _update_learning_rate(self, optimizers: th.optim.Optimizer | list[th.optim.Optimizer]) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.value_learning_rate is not None:
+            value_learning_rate = self.value_learning_rate(self._current_progress_remaining)  # type: ignore[operator]
+            self.policy.optimizer.param_groups[1]["lr"] = value_learning_rate
+            self.logger.record("train/value_learning_rate", value_learning_rate)
+
+    def _recompute_targets(self) -> None:
+        self.policy.set_training_mode(False)
+        if self.advantage == "vtrace":
+            recompute_vtrace(
+                self.policy, self.rollout_buffer, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar
+            )
+        else:
+            recompute_gae(self.policy, self.rollout_buffer, self.gamma, self.gae_lambda)
 
     def _record(self, evaluations: list["_Evaluation"], surrogate: Surrogate) -> None:
         """Log one iteration. One scope for all: every sample of every minibatch that was evaluated."""
@@ -481,7 +555,7 @@ class GIPO(OnPolicyAlgorithm):
 
         :param path: where to save, between two calls of ``learn()``; ``.pkl`` is appended where there is no suffix
         """
-        save_to_pkl(path, {"rollout_buffer": self.rollout_buffer, "random_states": _random_states()}, self.verbose)
+        resumption.save(path, self.rollout_buffer, self.verbose)
 
     def load_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -490,18 +564,7 @@ class GIPO(OnPolicyAlgorithm):
         :param path: the file; only open files that you trust, it is a pickle
         :raises ValueError: if it is no such file, or its buffer does not fit the model: both shapes are named
         """
-        state = load_from_pkl(path, self.verbose)
-        if not (isinstance(state, dict) and isinstance(state.get("rollout_buffer"), StaleRolloutBuffer)):
-            raise ValueError(f"{path} was not made by save_rollout_buffer")
-        loaded: StaleRolloutBuffer = state["rollout_buffer"]
-        if loaded.layout != self.rollout_buffer.layout:
-            raise ValueError(
-                f"the rollout buffer in {path} does not fit this model (axes: replay_window, n_envs, n_steps, ...):\n"
-                f"  the file's:  {loaded.layout}\n  the model's: {self.rollout_buffer.layout}"
-            )
-        loaded.device = self.device
-        self.rollout_buffer = loaded
-        _restore_random_states(state["random_states"])
+        self.rollout_buffer = resumption.load(path, self.rollout_buffer, self.verbose)
 
     def learn(
         self: SelfGIPO,
@@ -554,18 +617,3 @@ class _Evaluation(NamedTuple):
 def _approx_kl(log_ratio: th.Tensor) -> th.Tensor:
     """Schulman's estimator of KL(μ‖π) from samples of μ, E[ρ − 1 − x] (http://joschu.net/blog/kl-approx.html)."""
     return (th.exp(log_ratio) - 1 - log_ratio).mean()
-
-
-def _random_states() -> dict[str, Any]:
-    states = {"torch": th.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
-    if th.cuda.is_available():
-        states["cuda"] = th.cuda.get_rng_state_all()
-    return states
-
-
-def _restore_random_states(states: dict[str, Any]) -> None:
-    th.set_rng_state(states["torch"])
-    np.random.set_state(states["numpy"])
-    random.setstate(states["python"])
-    if "cuda" in states and th.cuda.is_available():
-        th.cuda.set_rng_state_all(states["cuda"])

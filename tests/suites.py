@@ -12,6 +12,7 @@ tasks = ["CartPole-v1"]
 n_steps = 64
 batch_size = 32
 n_epochs = 2
+learning_rate = 0.01
 
 [regimes.fresh]
 replay_window = 1

@@ -98,7 +98,7 @@ def test_a_budget_of_ones_own_has_a_folder_of_its_own(cli, tmp_path):
     [
         (["run", "dema"], "error: unknown suite 'dema': did you mean 'demo'?"),
         (["run", "demo", "--algorithm", "pppo"], "error: unknown algorithm 'pppo': did you mean 'ppo'?"),
-        (["run", "demo", "--task", "coffe-button-v3"], "did you mean 'coffee-button-v3'?"),
+        (["run", "demo", "--task", "drawer-clos-v3"], "did you mean 'drawer-close-v3'?"),
         (["run", "demo", "--regime", "stael"], "error: unknown regime 'stael': did you mean 'stale'?"),
         (["run", "demo", "--seeds", "a"], "error: --seeds 'a' is not a range such as 0-4"),
         (["run", "demo", "--seeds", "0-9"], "error: seed 2 is not in the suite"),

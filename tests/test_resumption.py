@@ -37,9 +37,17 @@ model.save_rollout_buffer(f"{folder}/resumed_buffer")
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-@pytest.mark.parametrize("ratio_level", ["joint", "dimension"])
-def test_resumption_is_exact(tmp_path, env_id, ratio_level):
-    options = {**OPTIONS, "ratio_level": ratio_level}
+@pytest.mark.parametrize(
+    "special",
+    [
+        {},
+        {"ratio_level": "dimension"},
+        {"advantage": "recomputed", "value_learning_rate": 1e-3, "critic_updates": 2},
+    ],
+    ids=["joint", "dimension", "recomputed, two learning rates"],
+)
+def test_resumption_is_exact(tmp_path, env_id, special):
+    options = {**OPTIONS, **special}
     whole = GIPO("MlpPolicy", make_vec_env(env_id, 2, seed=1), **options).learn(10 * 64)
 
     env = make_vec_env(env_id, 2, seed=1)

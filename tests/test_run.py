@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import numpy as np
@@ -7,8 +8,8 @@ from suites import TINY, write_suite
 
 from benchmarks import envs
 from benchmarks.run import DIAGNOSTICS, execute, make_model
-from benchmarks.spec import BenchmarkError, load_suite, plan
-from sb3_gipo import GaussianTrust, PPOClip
+from benchmarks.spec import BenchmarkError, Learner, load_suite, plan
+from sb3_gipo import GIPO, GaussianTrust, PPOClip
 
 
 @pytest.fixture
@@ -79,6 +80,12 @@ def test_the_surrogate_and_regime_reach_the_learner(runs):
     assert fresh.current_surrogate == PPOClip(0.2) and fresh.replay_window == 1
 
 
+def test_an_iteration_without_an_update_has_no_diagnostics(tmp_path):
+    text = TINY.replace("replay_window = 3", "replay_window = 3\nmin_lag = 2")
+    curve = execute(plan(load_suite(write_suite(tmp_path, text)), regimes=["stale"])[0])["curve"]
+    assert curve["lag_mean"] == [None, None, 2.0] and curve["loss"][:2] == [None, None]
+
+
 def test_a_budget_without_an_episode_is_an_error(tmp_path):
     text = TINY.replace("CartPole-v1", "Pendulum-v1")
     with pytest.raises(BenchmarkError, match="no episode ended within the budget of 192 steps"):
@@ -92,3 +99,25 @@ def test_metaworld_trains(tmp_path):
     record = execute(plan(load_suite(write_suite(tmp_path, text)))[-1])
     assert record["curve"]["steps"] == [500, 1000] and None not in record["curve"]["return"]
     assert record["success"] is not None and 0 <= record["success_last"] <= record["success"] <= 1
+
+
+def test_a_learner_says_every_argument_that_changes_numbers():
+    """An argument that GIPO gains must be given to suites, or to those that the harness sets or leaves alone."""
+    parameters = inspect.signature(GIPO.__init__).parameters
+    set_by_the_harness = {"self", "env", "seed", "device", "sigma", "sigma_neg_ratio", "surrogate"}
+    set_by_the_regime = {"replay_window", "min_lag"}
+    left_alone = {"use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
+    only_logged = {"stats_window_size", "tensorboard_log", "verbose"}
+    others = set_by_the_harness | set_by_the_regime | left_alone | only_logged
+    assert set(Learner.model_fields) == set(parameters) - others
+    for name, field in Learner.model_fields.items():
+        default = parameters[name].default
+        assert name in ("policy", "policy_kwargs") or field.default == default, name
+
+
+def test_unknown_activations_offer_the_nearest(tmp_path):
+    text = TINY.replace("n_epochs = 2", 'n_epochs = 2\npolicy_kwargs = {net_arch = [8], activation_fn = "Relu"}')
+    with pytest.raises(BenchmarkError, match="unknown activation_fn 'Relu': did you mean 'ReLU'"):
+        make_model(plan(load_suite(write_suite(tmp_path, text)))[0])
+    known = make_model(plan(load_suite(write_suite(tmp_path, text.replace("Relu", "ReLU"))))[0])
+    assert isinstance(known.policy.mlp_extractor.policy_net[1], th.nn.ReLU)

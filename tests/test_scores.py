@@ -104,3 +104,8 @@ def test_absolute_scores_need_every_anchor(suite):
     scored = scores.score(suite, results_of(suite, lambda run: 1.0), {"CartPole-v1": (0.0, 1.0)})
     assert scored[0].without_anchors == ["Acrobot-v1"]
     assert entry(scored, "fresh", "ppo").absolute is None
+
+
+def test_equals_share_a_rank(suite):
+    scored = scores.score(suite, results_of(suite, lambda run: float(run.seed)), {})
+    assert [entry.rank for entry in scored[0].algorithms] == [1, 1]

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from gymnasium import spaces
+from helpers import RandomEnv
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_gipo import GIPO
+
+DICT = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+SPACES = [
+    (spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))),
+    (spaces.Discrete(5), spaces.Discrete(3)),
+    (DICT, spaces.MultiDiscrete([3, 2])),
+]
+
+
+def train(n_iterations=1, observation_space=None, action_space=None, learning_rate=3e-3, **options):
+    """Rollouts of 16 steps in two environments whose episodes are cut by a time limit after 7."""
+    action_space = action_space or spaces.Box(-1, 1, (2,))
+    env = make_vec_env(lambda: RandomEnv(action_space, observation_space), n_envs=2, seed=0)
+    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    common = {
+        "n_steps": 16,
+        "batch_size": 16,
+        "n_epochs": 2,
+        "replay_window": 3,
+        "gamma": 0.9,
+        "seed": 0,
+        "device": "cpu",
+    }
+    return GIPO(policy, env, learning_rate=learning_rate, **common, **options).learn(32 * n_iterations)
+
+
+def assert_same_targets(model, other):
+    for name in ("advantages", "returns"):
+        ours, theirs = model.rollout_buffer._storage[name], other.rollout_buffer._storage[name]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("observation_space", "action_space"), SPACES, ids=str)
+@pytest.mark.parametrize("advantage", ["recomputed", "vtrace"])
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_equal_to_stored_while_nothing_has_changed(observation_space, action_space, advantage, bootstrap):
+    """With a learning rate of 0 critic and policy stay, so every rollout of the window keeps its first targets."""
+    options = {"observation_space": observation_space, "action_space": action_space, "learning_rate": 0.0}
+    options |= {"n_iterations": 4, "bootstrap_time_limit": bootstrap}
+    assert_same_targets(train(advantage=advantage, **options), train(**options))
+
+
+@pytest.mark.parametrize("advantage", ["stored", "recomputed"])
+def test_time_limits_bootstrap_unless_told_otherwise(advantage):
+    options = {"advantage": advantage, "learning_rate": 0.0}
+    with_future, without = train(**options), train(bootstrap_time_limit=False, **options)
+    differ = with_future.rollout_buffer.returns != without.rollout_buffer.returns
+    # Steps 6 and 13 end an episode of 7; in their last step the target without a future is the reward alone.
+    assert differ[6].all() and differ[13].all() and not differ[14:].any()
+    rewards = without.rollout_buffer.rewards
+    np.testing.assert_allclose(without.rollout_buffer.returns[6], rewards[6], atol=1e-6)
+
+
+def test_old_rollouts_are_seen_with_the_current_critic():
+    stored, recomputed = train(3), train(3, advantage="recomputed")
+    newest = recomputed.rollout_buffer._slot
+    oldest = (newest + 1) % 3
+    first = train(1).rollout_buffer._storage["returns"][0]
+    np.testing.assert_array_equal(stored.rollout_buffer._storage["returns"][oldest], first)
+    assert np.abs(recomputed.rollout_buffer._storage["returns"][oldest] - first).max() > 1e-3
+
+
+def test_vtrace_uses_the_current_policys_ratios():
+    options = {"n_iterations": 3, "learning_rate": 3e-2}
+    plain = train(advantage="recomputed", **options)
+    corrected = train(advantage="vtrace", **options)
+    by_dimension = train(advantage="vtrace", ratio_level="dimension", **options)
+    returns = [model.rollout_buffer._storage["returns"] for model in (plain, corrected, by_dimension)]
+    assert np.abs(returns[0] - returns[1]).max() > 1e-2
+    assert by_dimension.rollout_buffer.trajectories().log_probs.shape == (16, 6, 2)
+    wide = train(advantage="vtrace", vtrace_rho_bar=5.0, vtrace_c_bar=5.0, **options)
+    assert np.abs(wide.rollout_buffer._storage["returns"] - returns[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("advantage", ["stored", "recomputed", "vtrace"])
+@pytest.mark.parametrize("ratio_level", ["joint", "dimension"])
+def test_memory_beyond_sb3s_own(advantage, ratio_level):
+    model = GIPO(
+        "MlpPolicy",
+        "Pendulum-v1",
+        n_steps=500,
+        batch_size=500,
+        n_epochs=1,
+        replay_window=40,
+        advantage=advantage,
+        ratio_level=ratio_level,
+    ).learn(500 * 41)
+    sb3s_own = 3 * 4 + 1 * 4 + 6 * 4  # observation, action, and its six float32 fields
+    assert model.rollout_buffer.nbytes / (40 * 500) - sb3s_own < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"advantage": "retrace"}, 'advantage must be "stored", "recomputed" or "vtrace", got \'retrace\''),
+        ({"vtrace_rho_bar": 0.5}, "vtrace_c_bar=1.0, vtrace_rho_bar=0.5"),
+        ({"vtrace_c_bar": 0.0}, "vtrace_c_bar=0.0"),
+        ({"critic_updates": -1}, "critic_updates must be at least 0"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        GIPO("MlpPolicy", "CartPole-v1", **options)
+
+
+def test_evaluation_is_in_chunks_of_bounded_size(monkeypatch):
+    monkeypatch.setattr("sb3_gipo.revaluation._CHUNK", 7)
+    options = {"n_iterations": 3, "observation_space": DICT, "action_space": spaces.Discrete(3), "learning_rate": 0.0}
+    assert_same_targets(train(advantage="vtrace", **options), train(**options))
