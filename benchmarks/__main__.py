@@ -182,6 +182,21 @@ def anchors(
     console.print(f"Written: {path}")
 
 
+@app.command()
+def gridworld(
+    size: Annotated[int, typer.Option(min=2, help="cells a side of the grid")] = 2,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Compute bias and variance of every surrogate's policy gradient exactly, on a GridWorld that is enumerated.
+
+    Takes less than a minute, and writes tables and figures to DIR/gridworld (DIR/gridworld-K of another size K).
+    """
+    from benchmarks import gridworld_report
+
+    gridworld_report.study(results / ("gridworld" if size == 2 else f"gridworld-{size}"), size, _console())
+
+
 def _load(name: str, budget: int | None) -> Suite:
     from benchmarks import envs
 

@@ -5,6 +5,7 @@ from sb3_gipo.callbacks import UtilizationRecorder
 from sb3_gipo.gipo import GIPO, UpdateSamples
 from sb3_gipo.policies import LayerNormActorCriticPolicy
 from sb3_gipo.schedules import WarmupCosineSchedule
+from sb3_gipo.sigma import suggest_sigma
 from sb3_gipo.surrogates import SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
 from sb3_gipo.wrappers import TokenizeAction
 
@@ -25,4 +26,5 @@ __all__ = [
     "UpdateSamples",
     "UtilizationRecorder",
     "WarmupCosineSchedule",
+    "suggest_sigma",
 ]
