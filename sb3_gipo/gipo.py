@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_gipo import behavior, resumption, utilization
+from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
 from sb3_gipo.policies import split_optimizer, value_predictor
@@ -535,6 +536,8 @@ class GIPO(OnPolicyAlgorithm):
         self.last_update = UpdateSamples(log_ratio, multiplier, advantages, lags)
         for name, value in utilization.summary(log_ratio, log_trust_weight, multiplier, advantages, lags).items():
             self.logger.record(f"train/{name}", value)
+        if isinstance(surrogate, GaussianTrust):
+            self.logger.record("train/hoeffding_radius", self._hoeffding_radius(surrogate, advantages))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         if self.surrogate is None:
@@ -543,6 +546,14 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.record("train/clip_range_vf", self.clip_range_vf(self._current_progress_remaining))  # type: ignore[operator]
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/policy_version", self.policy_version, exclude="tensorboard")
+
+    def _hoeffding_radius(self, surrogate: GaussianTrust, advantages: th.Tensor) -> float:
+        """How far a minibatch's mean objective may be off at 95 % confidence, were its samples independent."""
+        largest = advantages.abs().max().item()
+        if largest == 0:
+            return 0.0
+        samples = min(self.batch_size, len(advantages))
+        return hoeffding_radius(largest, surrogate.sigma, samples, 0.05, surrogate.sigma_neg_ratio)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "last_update"]

@@ -8,7 +8,7 @@ import torch as th
 
 from sb3_gipo.surrogates import GaussianTrust
 
-__all__ = ["suggest_sigma", "truncation"]
+__all__ = ["suggest_sigma"]
 
 #: Widths tried per decade: neighbours differ by 5 %.
 _PER_DECADE = 48
@@ -64,21 +64,6 @@ def suggest_sigma(log_ratios: th.Tensor, target_ess: float = 0.5) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if _effective_sample_size(x, middle) >= target_ess else (middle, high)
     return high
-
-
-def truncation(log_ratios: th.Tensor, log_trust_weights: th.Tensor) -> th.Tensor:
-    """
-    The estimate of E[ρ(1−ω)], the share of the learned policy's probability that the trust weight hides: 0 where every
-    sample is trusted, at most 1 in expectation. Times A_max/(1−γ) it is the truncation term of
-    :func:`~sb3_gipo.bounds.performance_lower_bound`, which estimates the same as 1 − E[g].
-
-    :param log_ratios: x = ln π(a|s) − ln μ(a|s), any shape
-    :param log_trust_weights: ln ω ≤ 0 from a surrogate's ``log_trust_weight``, the same shape
-    :return: mean of ρ(1−ω), without gradient; inf where ρ overflows the tensor's type
-    """
-    with th.no_grad():
-        # As one exponential, like the multiplier: ρ·(1 − ω) would be inf·0 where ρ overflows and ω = 1.
-        return th.exp(log_ratios + th.log(-th.expm1(log_trust_weights))).mean()
 
 
 def _effective_sample_size(log_ratios: th.Tensor, sigma: float) -> float:

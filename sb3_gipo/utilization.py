@@ -16,6 +16,7 @@ __all__ = [
     "effective_sample_size",
     "summary",
     "suppressed_fraction",
+    "truncation",
 ]
 
 # First lag of each bucket: fresh, a few versions, and the published windows of 20 and 40 rollouts and beyond.
@@ -74,6 +75,22 @@ def contribution_by_lag(multiplier: th.Tensor, advantages: th.Tensor, lags: th.T
     return by_bucket / by_bucket.sum().clamp(min=th.finfo(by_bucket.dtype).tiny)
 
 
+def truncation(log_ratio: th.Tensor, log_trust_weight: th.Tensor) -> th.Tensor:
+    """
+    The estimate of E[ρ(1−ω)], the share of the learned policy's probability that the trust weight hides. Times
+    A_max/(1−γ) it is the truncation term of :func:`~sb3_gipo.bounds.performance_lower_bound`, which estimates the same
+    as 1 − E[g].
+
+    :param log_ratio: x
+    :param log_trust_weight: ln ω
+    :return: ≥ 0, 0 where every sample is trusted, at most 1 in expectation; inf where ρ overflows
+    """
+    # As one exponential, like the multiplier: ρ·(1 − ω) would be inf·0 where ρ overflows and ω = 1. SAPO's ω, a product
+    # of two rounded numbers, may come out a little above 1.
+    hidden = -th.expm1(log_trust_weight.clamp(max=0.0))
+    return th.exp(log_ratio + th.log(hidden)).mean()
+
+
 def summary(
     log_ratio: th.Tensor, log_trust_weight: th.Tensor, multiplier: th.Tensor, advantages: th.Tensor, lags: th.Tensor
 ) -> dict[str, float]:
@@ -98,6 +115,7 @@ def summary(
         "dead_fraction": dead_fraction(multiplier).item(),
         "suppressed_fraction": suppressed_fraction(log_trust_weight).item(),
         "ess": effective_sample_size(multiplier).item(),
+        "truncation": truncation(log_ratio, log_trust_weight).item(),
         **{f"log_ratio_{name}": value for name, value in x_quantiles.items()},
         "log_ratio_abs_p95": th.quantile(x.abs(), 0.95).item(),
         "log_ratio_abs_max": x.abs().max().item(),

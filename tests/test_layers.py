@@ -27,6 +27,8 @@ ROOMS = {
     "sb3_gipo/losses.py": {"torch", "sb3_gipo.surrogates"},
     "sb3_gipo/bounds.py": set(),
     "sb3_gipo/schedules.py": set(),
+    "sb3_gipo/sigma.py": {"torch", "sb3_gipo.surrogates"},
+    "benchmarks/mdp.py": {"numpy"},
     "sb3_gipo/policies.py": {"torch", "gymnasium", "stable_baselines3"},
     "sb3_gipo/wrappers.py": {"numpy", "gymnasium"},
     "sb3_gipo/buffers.py": {"numpy", "torch", "gymnasium", "stable_baselines3"},

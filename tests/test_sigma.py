@@ -6,8 +6,8 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_gipo import GaussianTrust, NoClip, PPOClip
-from sb3_gipo.sigma import suggest_sigma, truncation
+from sb3_gipo import GaussianTrust
+from sb3_gipo.sigma import suggest_sigma
 
 
 def effective_sample_size(log_ratios, sigma):
@@ -88,15 +88,3 @@ def test_unreachable_targets_name_the_reachable_range():
 def test_bad_arguments_are_named(log_ratios, target, message):
     with pytest.raises(ValueError, match=message):
         suggest_sigma(log_ratios, target)
-
-
-def test_truncation_is_the_hidden_share():
-    log_ratios = th.tensor([0.4, -0.7, 0.0, 1.1], requires_grad=True)
-    advantages = th.tensor([1.0, -1.0, 1.0, 1.0])
-    for surrogate in (GaussianTrust(0.3), PPOClip(0.2)):
-        weight = surrogate.log_trust_weight(log_ratios, advantages)
-        expected = (log_ratios.exp() * (1 - weight.exp())).mean()
-        hidden = truncation(log_ratios, weight)
-        th.testing.assert_close(hidden, expected.detach())
-        assert not hidden.requires_grad
-    assert truncation(th.tensor([300.0]), NoClip().log_trust_weight(th.tensor([300.0]), advantages)) == 0

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from sb3_gipo import GIPO, GaussianTrust, NoClip, PPOClip, UtilizationRecorder, utilization
+from sb3_gipo import GIPO, SAPO, GaussianTrust, NoClip, PPOClip, UtilizationRecorder, bounds, utilization
 
 
 def test_dead_fraction_counts_exact_zeros():
@@ -44,6 +44,17 @@ def test_contribution_is_shared_out_by_lag(dimensions):
     assert utilization.contribution_by_lag(multiplier * 0, advantages, lags).tolist() == [0.0] * 5
 
 
+def test_truncation_is_the_hidden_share():
+    log_ratios = th.tensor([0.4, -0.7, 0.0, 1.1])
+    advantages = th.tensor([1.0, -1.0, 1.0, 1.0])
+    for surrogate in (GaussianTrust(0.3), PPOClip(0.2)):
+        weight = surrogate.log_trust_weight(log_ratios, advantages)
+        expected = (log_ratios.exp() * (1 - weight.exp())).mean()
+        hidden = utilization.truncation(log_ratios, weight)
+        th.testing.assert_close(hidden, expected)
+    assert utilization.truncation(th.tensor([300.0]), NoClip().log_trust_weight(th.tensor([300.0]), advantages)) == 0
+
+
 def test_summary_has_the_quantiles():
     x = th.linspace(-100, 0, 101)
     ones, lags = th.ones(101), th.arange(101)
@@ -79,3 +90,25 @@ def test_recorder_counts_every_sample_at_its_lag(ratio_level):
 def test_recorder_wants_ascending_edges():
     with pytest.raises(ValueError, match="edges must be positive and ascending"):
         UtilizationRecorder(edges=[1.0, 0.5])
+
+
+def test_a_rounded_weight_hides_nothing():
+    """SAPO's weight at equal policies is 4·½·½, which in float32 may come out above 1."""
+    x = th.linspace(-1e-3, 1e-3, 2001)
+    hidden = utilization.truncation(x, SAPO().log_trust_weight(x, th.ones(2001)))
+    assert 0 <= hidden < 1e-6
+
+
+def test_what_the_weight_hides_and_the_radius_are_logged():
+    options = {"n_steps": 64, "batch_size": 32, "learning_rate": 3e-3, "replay_window": 4, "seed": 0}
+    narrow = GIPO("MlpPolicy", "Pendulum-v1", sigma=0.1, sigma_neg_ratio=0.5, **options).learn(64 * 4)
+    logged, update = narrow.logger.name_to_value, narrow.last_update
+    hidden = (update.log_ratio.exp() - update.multiplier).mean().item()
+    assert logged["train/truncation"] == pytest.approx(hidden, rel=1e-4) and hidden > 0.05
+    largest = update.advantages.abs().max().item()
+    assert logged["train/hoeffding_radius"] == pytest.approx(bounds.hoeffding_radius(largest, 0.1, 32, 0.05, 0.5))
+    wide = GIPO("MlpPolicy", "Pendulum-v1", sigma=3.0, **options).learn(64 * 4).logger.name_to_value
+    assert wide["train/truncation"] < logged["train/truncation"]
+    assert wide["train/hoeffding_radius"] > logged["train/hoeffding_radius"]
+    clipped = GIPO("MlpPolicy", "Pendulum-v1", surrogate=PPOClip(), **options).learn(64).logger.name_to_value
+    assert "train/truncation" in clipped and "train/hoeffding_radius" not in clipped
