@@ -219,8 +219,8 @@ class GIPO(OnPolicyAlgorithm):
             self._setup_model()
 
     def _check_options(self) -> None:
-        if not callable(self.sigma):
-            GaussianTrust(self.sigma, self.sigma_neg_ratio)  # raises for a bad width
+        # Raises for a bad width; a schedule's widths are checked as they come.
+        GaussianTrust(1.0 if callable(self.sigma) else self.sigma, self.sigma_neg_ratio)
         if self.ratio_level not in ("joint", "dimension"):
             raise ValueError(f'ratio_level must be "joint" or "dimension", got {self.ratio_level!r}')
         if self.advantage not in ("stored", "recomputed", "vtrace"):
@@ -329,7 +329,7 @@ class GIPO(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
 
             if self.bootstrap_time_limit:
-                self._bootstrap_time_limits(rewards, dones, infos)
+                self._bootstrap_time_limits(rollout_buffer, rewards, dones, infos)
             rollout_buffer.add(
                 self._last_obs,
                 actions,
@@ -358,7 +358,9 @@ class GIPO(OnPolicyAlgorithm):
             return self.policy.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
-    def _bootstrap_time_limits(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+    def _bootstrap_time_limits(
+        self, rollout_buffer: StaleRolloutBuffer, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
         """
         An episode cut by its time limit had a future. Its discounted value joins the last reward, in place; when targets
         are computed later, with the critic of then, the terminal observation is remembered instead.
@@ -367,8 +369,8 @@ class GIPO(OnPolicyAlgorithm):
             terminal_observation = infos[index].get("terminal_observation")
             if terminal_observation is None or not infos[index].get("TimeLimit.truncated", False):
                 continue
-            if self.rollout_buffer.keep_trajectories:
-                self.rollout_buffer.remember_time_limit(int(index), terminal_observation)
+            if rollout_buffer.keep_trajectories:
+                rollout_buffer.remember_time_limit(int(index), terminal_observation)
                 continue
             with th.no_grad():
                 value = self.policy.predict_values(self.policy.obs_to_tensor(terminal_observation)[0])
@@ -419,7 +421,7 @@ class GIPO(OnPolicyAlgorithm):
                 too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
                 if too_far:
                     break
-                self._descend(evaluation.losses.total)
+                self._descend(evaluation.losses.total, evaluation.losses._asdict())
                 self._update_critic(batch)
             self._n_updates += 1
             if too_far:
@@ -482,17 +484,19 @@ class GIPO(OnPolicyAlgorithm):
         predict = value_predictor(self.policy, batch.observations)
         for _ in range(self.critic_updates):
             values = self._clip_values(predict().flatten(), batch.old_values)
-            self._descend(self.vf_coef * F.mse_loss(batch.returns, values))
+            value_loss = F.mse_loss(batch.returns, values)
+            self._descend(self.vf_coef * value_loss, {"value": value_loss})
 
-    def _descend(self, loss: th.Tensor) -> None:
+    def _descend(self, loss: th.Tensor, terms: dict[str, th.Tensor]) -> None:
         """One optimizer step, refused before it can write a number that is not finite into the policy."""
         self.policy.optimizer.zero_grad()
         loss.backward()
         norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if not (norm.isfinite() and loss.isfinite()):
+            quantities = [f"{name} loss {term.item()}" for name, term in terms.items()]
             raise FloatingPointError(
                 f"non-finite loss or gradient after {self.num_timesteps} steps, in the update of policy version "
-                f"{self.rollout_buffer.policy_version}: loss {loss.item()}, gradient norm {norm.item()}. "
+                f"{self.rollout_buffer.policy_version}: {', '.join(quantities)}, gradient norm {norm.item()}. "
                 "The step was not made: the policy is as it was before"
             )
         self.policy.optimizer.step()
