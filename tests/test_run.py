@@ -96,6 +96,7 @@ def test_metaworld_trains(tmp_path):
     text = (
         TINY.replace("CartPole-v1", "button-press-v3").replace("n_steps = 64", "n_steps = 500").replace("192", "1000")
     )
+    text = text.replace("batch_size = 32", "batch_size = 50")
     record = execute(plan(load_suite(write_suite(tmp_path, text)))[-1])
     assert record["curve"]["steps"] == [500, 1000] and None not in record["curve"]["return"]
     assert record["success"] is not None and 0 <= record["success_last"] <= record["success"] <= 1
