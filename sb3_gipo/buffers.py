@@ -5,7 +5,7 @@ They know no policy and no objective. What they add to SB3's ``RolloutBuffer`` i
 minibatches of them that carry their lag.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,13 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-__all__ = ["DictStaleRolloutBuffer", "StaleRolloutBuffer", "StaleRolloutBufferSamples", "Trajectories"]
+__all__ = [
+    "DictStaleRolloutBuffer",
+    "StaleRolloutBuffer",
+    "StaleRolloutBufferSamples",
+    "Trajectories",
+    "map_observation",
+]
 
 _EMPTY = -1
 
@@ -173,7 +179,7 @@ class StaleRolloutBuffer(RolloutBuffer):
     def _bind(self) -> None:
         """Make the inherited attributes views of the newest rollout's place in the ring."""
         for name, ring in self._storage.items():
-            setattr(self, name, _map(lambda array: array[self._slot].swapaxes(0, 1), ring))
+            setattr(self, name, map_observation(lambda array: array[self._slot].swapaxes(0, 1), ring))
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickled views would become arrays of their own, cut off from the ring.
@@ -189,7 +195,10 @@ class StaleRolloutBuffer(RolloutBuffer):
         return {
             "min_lag": self.min_lag,
             "keep_trajectories": self.keep_trajectories,
-            **{name: _map(lambda ring: (ring.shape, str(ring.dtype)), ring) for name, ring in self._storage.items()},
+            **{
+                name: map_observation(lambda ring: (ring.shape, str(ring.dtype)), ring)
+                for name, ring in self._storage.items()
+            },
         }
 
     def add(self, *args: Any, behavior_parameters: th.Tensor | None = None, **kwargs: Any) -> None:
@@ -220,7 +229,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         :param dones: whether each environment's last step ended its episode, (n_envs,)
         """
         end = self._ends[self._slot]
-        end.observations, end.dones = _map(np.array, last_observations), np.array(dones)
+        end.observations, end.dones = map_observation(np.array, last_observations), np.array(dones)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
@@ -241,10 +250,10 @@ class StaleRolloutBuffer(RolloutBuffer):
         """Bytes of the whole ring, and of what is kept of the ends of rollouts and episodes."""
         arrays: list[np.ndarray] = []
         for ring in self._storage.values():
-            _map(arrays.append, ring)
+            map_observation(arrays.append, ring)
         for end in self._ends:
             for observation in (end.observations, *(limit[2] for limit in end.time_limits)):
-                _map(lambda array: arrays.append(np.asarray(array)), observation)
+                map_observation(lambda array: arrays.append(np.asarray(array)), observation)
         return sum(array.nbytes for array in arrays if array.dtype != object)
 
     @property
@@ -271,7 +280,7 @@ class StaleRolloutBuffer(RolloutBuffer):
             return np.moveaxis(chosen.reshape(len(slots) * self.n_envs, *chosen.shape[2:]), 1, 0)
 
         def tensors(arrays: Any) -> Any:
-            return _map(lambda array: self.to_torch(np.ascontiguousarray(array)), arrays)
+            return map_observation(lambda array: self.to_torch(np.ascontiguousarray(array)), arrays)
 
         starts = in_time(self._storage["episode_starts"])
         last_dones = np.concatenate([end.dones for end in ends])
@@ -281,7 +290,7 @@ class StaleRolloutBuffer(RolloutBuffer):
             for time, env, observation in end.time_limits
         ]
         return Trajectories(
-            observations=tensors(_map(in_time, self._storage["observations"])),
+            observations=tensors(map_observation(in_time, self._storage["observations"])),
             actions=tensors(in_time(self._storage["actions"])).to(th.float32),
             rewards=tensors(in_time(self._storage["rewards"])),
             log_probs=tensors(in_time(self._storage["log_probs"])),
@@ -333,7 +342,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> StaleRolloutBufferSamples:
         def gather(name: str) -> Any:
-            return _map(lambda ring: self.to_torch(_flat(ring)[batch_inds], copy=False), self._storage[name])
+            return map_observation(lambda ring: self.to_torch(_flat(ring)[batch_inds], copy=False), self._storage[name])
 
         lags = self.policy_version - self._versions[batch_inds // (self.buffer_size * self.n_envs)]
         return StaleRolloutBufferSamples(
@@ -366,8 +375,12 @@ class DictStaleRolloutBuffer(StaleRolloutBuffer, DictRolloutBuffer):  # type: ig
     """
 
 
-def _map(function: Any, arrays: Any) -> Any:
-    """Apply to the array, or to every array of a Dict observation."""
+def map_observation(function: Callable[..., Any], arrays: Any) -> Any:
+    """
+    :param function: of one array or tensor
+    :param arrays: an array or tensor, or the dictionary of them that a Dict observation is
+    :return: the function's result, or the dictionary of its results
+    """
     if isinstance(arrays, dict):
         return {key: function(array) for key, array in arrays.items()}
     return function(arrays)

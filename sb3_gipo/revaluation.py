@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo import behavior, targets
-from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories
+from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories, map_observation
 
 __all__ = ["recompute_gae", "recompute_vtrace"]
 
@@ -86,12 +86,12 @@ def _in_chunks(
     window: Trajectories, evaluate: Callable[[Any, th.Tensor], tuple[th.Tensor, ...]]
 ) -> tuple[th.Tensor, ...]:
     """Apply to all observations and actions, in bounded memory; each result is (time, trajectories)."""
-    observations = _map(lambda part: part.flatten(0, 1), window.observations)
+    observations = map_observation(lambda part: part.flatten(0, 1), window.observations)
     actions = window.actions.flatten(0, 1)
     results = []
     for start in range(0, len(actions), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        results.append(evaluate(_map(lambda part, chunk=chunk: part[chunk], observations), actions[chunk]))
+        results.append(evaluate(map_observation(lambda part, chunk=chunk: part[chunk], observations), actions[chunk]))
     return tuple(th.cat(parts).reshape(window.rewards.shape) for parts in zip(*results, strict=True))
 
 
@@ -102,10 +102,3 @@ def _values_after(policy: ActorCriticPolicy, window: Trajectories) -> tuple[th.T
         after = policy.predict_values(window.terminal_observations).flatten()  # type: ignore[arg-type]
         terminal_values[tuple(window.time_limits)] = after
     return policy.predict_values(window.last_observations).flatten(), terminal_values  # type: ignore[arg-type]
-
-
-def _map(function: Callable[..., th.Tensor], observations: Any) -> Any:
-    """Apply to the tensor, or to every tensor of a Dict observation."""
-    if isinstance(observations, dict):
-        return {key: function(part) for key, part in observations.items()}
-    return function(observations)
