@@ -37,6 +37,7 @@ Here --algo is gipo where it is not given; with it settings come from this packa
 looks into logs.
 Linear schedules such as lin_0.001 are for learning_rate and clip_range_vf alone; sigma is a number.
 A run continued with -i starts with an empty replay window.
+A search leaves an empty run folder behind: to watch an older agent after it, name its number with --exp-id.
 """
 
 
