@@ -280,7 +280,7 @@ class StaleRolloutBuffer(RolloutBuffer):
             return np.moveaxis(chosen.reshape(len(slots) * self.n_envs, *chosen.shape[2:]), 1, 0)
 
         def tensors(arrays: Any) -> Any:
-            return map_observation(lambda array: self.to_torch(np.ascontiguousarray(array)), arrays)
+            return map_observation(self.to_torch, arrays)
 
         starts = in_time(self._storage["episode_starts"])
         last_dones = np.concatenate([end.dones for end in ends])
@@ -328,12 +328,12 @@ class StaleRolloutBuffer(RolloutBuffer):
         :param batch_size: Minibatch size; the last minibatch of a pass may be smaller. None: all in one
         :return: minibatches
         """
-        n_trainable = self.n_trainable
-        assert n_trainable > 0, "no rollout is both complete and min_lag versions old: there is nothing to train on"
         slots = self._trainable_slots()
+        rollout_size = self.buffer_size * self.n_envs
+        n_trainable = len(slots) * rollout_size
+        assert n_trainable > 0, "no rollout is both complete and min_lag versions old: there is nothing to train on"
         order = np.random.permutation(n_trainable)
         batch_size = batch_size or n_trainable
-        rollout_size = self.buffer_size * self.n_envs
         for start in range(0, n_trainable, batch_size):
             nth_slot, place = np.divmod(order[start : start + batch_size], rollout_size)
             yield self._get_samples(slots[nth_slot] * rollout_size + place)

@@ -1,9 +1,7 @@
 """GIPO, Gaussian Importance sampling Policy Optimization (arXiv 2603.03955), as a Stable-Baselines3 algorithm."""
 
-import io
 import itertools
 import math
-import pathlib
 import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -562,7 +560,7 @@ class GIPO(OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "last_update"]
 
-    def save_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def save_rollout_buffer(self, path: resumption.Path) -> None:
         """
         Save what ``save()`` leaves out and training needs to go on exactly as if it had not stopped: the replay window,
         and the states of the random streams of torch, numpy and Python. The state of the environment is the user's to
@@ -572,7 +570,7 @@ class GIPO(OnPolicyAlgorithm):
         """
         resumption.save(path, self.rollout_buffer, self.verbose)
 
-    def load_rollout_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def load_rollout_buffer(self, path: resumption.Path) -> None:
         """
         Load what :meth:`save_rollout_buffer` saved, into a model with the same spaces and window.
 

@@ -1,9 +1,19 @@
-"""What several test files share: environments without dynamics, and a model's parameters as one vector."""
+"""What several test files share: an environment without dynamics, every action distribution, a model's parameters."""
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+
+# Every action distribution of SB3's actor-critics: its space, and the policy's options.
+ACTIONS = {
+    "box": (spaces.Box(-1, 1, (2,)), {}),
+    "sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True}),
+    "squashed_sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True, "squash_output": True}),
+    "discrete": (spaces.Discrete(4), {}),
+    "multi_discrete": (spaces.MultiDiscrete([3, 2]), {}),
+    "multi_binary": (spaces.MultiBinary(3), {}),
+}
 
 
 def parameters(model):

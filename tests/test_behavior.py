@@ -2,23 +2,16 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from helpers import ACTIONS
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo import behavior
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,))
-POLICIES = {
-    "box": (spaces.Box(-1, 1, (2,)), {}),
-    "sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True}),
-    "squashed_sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True, "squash_output": True}),
-    "discrete": (spaces.Discrete(4), {}),
-    "multi_discrete": (spaces.MultiDiscrete([3, 2]), {}),
-    "multi_binary": (spaces.MultiBinary(3), {}),
-}
 
 
 def two_policies(name):
-    space, options = POLICIES[name]
+    space, options = ACTIONS[name]
     policies = []
     for seed in (0, 1):
         th.manual_seed(seed)
@@ -32,7 +25,7 @@ def two_policies(name):
     return space, *policies
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ACTIONS)
 def test_kl_equals_its_sampled_estimate(name):
     space, mu, pi = two_policies(name)
     states = th.rand(3, 3) * 2 - 1
@@ -54,7 +47,7 @@ def test_kl_equals_its_sampled_estimate(name):
     assert (exact > 20 * standard_error).all(), "the policies are too close for this test to fail"
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ACTIONS)
 def test_kl_of_a_policy_with_itself_is_a_minimum_at_zero(name):
     _, mu, _ = two_policies(name)
     states = th.rand(5, 3)
@@ -66,7 +59,7 @@ def test_kl_of_a_policy_with_itself_is_a_minimum_at_zero(name):
     assert max(g.abs().max().item() for g in gradients if g is not None) < 1e-5
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", ACTIONS)
 def test_dimensions_add_up_to_sb3s_log_probability(name):
     space, mu, pi = two_policies(name)
     states = th.rand(50, 3)

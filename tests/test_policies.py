@@ -1,8 +1,8 @@
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from helpers import ACTIONS, RandomEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
@@ -14,14 +14,6 @@ from sb3_gipo.policies import LayerNormActorCriticPolicy, split_optimizer, value
 BOX = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 SMALL = {"net_arch": {"shared": [8, 7], "pi": [6], "vf": [5, 4]}}
-ACTIONS = {
-    "box": (spaces.Box(-1, 1, (2,)), {}),
-    "sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True}),
-    "squashed_sde": (spaces.Box(-1, 1, (2,)), {"use_sde": True, "squash_output": True}),
-    "discrete": (spaces.Discrete(4), {}),
-    "multi_discrete": (spaces.MultiDiscrete([3, 2]), {}),
-    "multi_binary": (spaces.MultiBinary(3), {}),
-}
 LAYOUTS = {
     "mlp": (ActorCriticPolicy, BOX, {}),
     "mlp_own_features": (ActorCriticPolicy, BOX, {"share_features_extractor": False}),
@@ -31,23 +23,6 @@ LAYOUTS = {
     "layer_norm_own_features": (LayerNormActorCriticPolicy, BOX, {**SMALL, "share_features_extractor": False}),
     "layer_norm_cnn": (LayerNormActorCriticPolicy, IMAGE, {**SMALL, "features_extractor_class": NatureCNN}),
 }
-
-
-class RandomEnv(gym.Env):
-    def __init__(self, action_space, observation_space=BOX):
-        self.action_space = action_space
-        self.observation_space = observation_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        self.steps += 1
-        return self.observation_space.sample(), float(np.mean(action)), False, self.steps == 7, {}
 
 
 def build(layout, action_space=None, **options):
