@@ -17,18 +17,28 @@ from metaworld.policies import ENV_POLICY_MAP
 from stable_baselines3.common.monitor import Monitor
 
 from benchmarks.spec import choose
+from sb3_gipo.wrappers import TokenizeAction
 
-__all__ = ["check_task", "environment_seed", "expert", "learner_seed", "make_env"]
+__all__ = ["check_task", "environment_seed", "evaluation_seed", "expert", "learner_seed", "make_env"]
 
-_ENVIRONMENT, _LEARNER = 0, 1
+_ENVIRONMENT, _LEARNER, _EVALUATION = 0, 1, 2
 
 
-def environment_seed(seed: int) -> int:
+def environment_seed(seed: int, copy: int = 0) -> int:
     """
     :param seed: a suite's seed, >= 0
+    :param copy: which of a learner's environments, >= 0
     :return: what seeds the environment, 32 bits; the same for every repeat and every algorithm
     """
-    return _stream(seed, 0, _ENVIRONMENT)
+    return _stream(seed, 0, _ENVIRONMENT, copy)
+
+
+def evaluation_seed(seed: int) -> int:
+    """
+    :param seed: a suite's seed, >= 0
+    :return: what seeds the environment of evaluation episodes, 32 bits; the same for every repeat and every algorithm
+    """
+    return _stream(seed, 0, _EVALUATION)
 
 
 def learner_seed(seed: int, repeat: int) -> int:
@@ -40,8 +50,8 @@ def learner_seed(seed: int, repeat: int) -> int:
     return _stream(seed, repeat, _LEARNER)
 
 
-def _stream(seed: int, repeat: int, purpose: int) -> int:
-    return int(np.random.SeedSequence(seed, spawn_key=(repeat, purpose)).generate_state(1)[0])
+def _stream(seed: int, repeat: int, purpose: int, nth: int = 0) -> int:
+    return int(np.random.SeedSequence(seed, spawn_key=(repeat, purpose)).generate_state(nth + 1)[nth])
 
 
 def check_task(task: str) -> str:
@@ -53,7 +63,7 @@ def check_task(task: str) -> str:
     return choose("task", task, [*metaworld.ALL_V3_ENVIRONMENTS, *gym.registry])
 
 
-def make_env(task: str, seed: int, reward_scale: float = 1.0) -> gym.Env:
+def make_env(task: str, seed: int, reward_scale: float = 1.0, action_bins: int | None = None) -> gym.Env:
     """
     One environment, monitored.
 
@@ -65,6 +75,8 @@ def make_env(task: str, seed: int, reward_scale: float = 1.0) -> gym.Env:
     :param seed: from :func:`environment_seed`. It fixes MetaWorld's goals here; other environments take theirs at
         their first ``reset(seed=...)``, which MetaWorld ignores
     :param reward_scale: what the rewards that the learner sees are multiplied by
+    :param action_bins: into how many values each dimension of a Box action is cut; None: it is left as it is. Discrete
+        actions always are
     :return: the environment
     :raises BenchmarkError: if there is no such task
     """
@@ -74,6 +86,8 @@ def make_env(task: str, seed: int, reward_scale: float = 1.0) -> gym.Env:
         )
     else:
         env = Monitor(gym.make(task))
+    if action_bins is not None and isinstance(env.action_space, gym.spaces.Box):
+        env = TokenizeAction(env, action_bins)
     return env if reward_scale == 1.0 else TransformReward(env, lambda reward: reward * reward_scale)
 
 

@@ -1,23 +1,32 @@
 """One run in, one record out. Never compares runs."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks import envs, provenance
-from benchmarks.spec import Algorithm, BenchmarkError, Learner, Run, choose
+from benchmarks.spec import Algorithm, BenchmarkError, OutsideAlgorithm, Run, WarmupCosine, choose
 from sb3_gipo import GIPO, SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
+from sb3_gipo.policies import LayerNormActorCriticPolicy
+from sb3_gipo.schedules import WarmupCosineSchedule
 
 __all__ = ["DIAGNOSTICS", "execute", "make_model"]
 
-# What GIPO logs about each update, in the record's learning curve under the name without "train/".
+# What is logged about each update, in the record's learning curve under the name without "train/". Outside algorithms log
+# a few of these; the others are null.
 DIAGNOSTICS = (
     "lag_mean",
     "lag_max",
@@ -41,6 +50,7 @@ _SURROGATES: dict[str, type[Surrogate]] = {
     "sapo": SAPO,
     "no_clip": NoClip,
 }
+_OUTSIDE: dict[str, type[OnPolicyAlgorithm]] = {"PPO": PPO, "TRPO": TRPO}
 
 
 def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> dict[str, Any]:
@@ -59,6 +69,7 @@ def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> d
     recorder = _Recorder(progress)
     try:
         model.learn(run.suite.budget, callback=recorder, log_interval=None)  # type: ignore[arg-type]
+        evaluation = _evaluate(model, run)
     finally:
         model.get_env().close()
     if not recorder.episodes:
@@ -71,10 +82,12 @@ def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> d
         "score": float(np.mean([episode["r"] for episode in last])),
         "success": _success(last, "is_success"),
         "success_last": _success(last, "is_success_last"),
+        "evaluation": evaluation,
         "episodes": len(recorder.episodes),
         "scored_episodes": len(last),
         "seeds": {
             "environment": envs.environment_seed(run.seed),
+            "evaluation": envs.evaluation_seed(run.seed),
             "learner": envs.learner_seed(run.seed, run.repeat),
         },
         "curve": recorder.curve,
@@ -86,26 +99,31 @@ def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> d
     }
 
 
-def make_model(run: Run) -> GIPO:
+def make_model(run: Run) -> OnPolicyAlgorithm:
     """
     The learner of a run with its environment, seeded and not yet trained.
 
     :param run: what to run
-    :return: the model
+    :return: the model: a GIPO, or the outside algorithm's own class
     """
-    suite = run.suite
     seed = envs.environment_seed(run.seed)
-    environment = DummyVecEnv([lambda: envs.make_env(run.task, seed, suite.environment.reward_scale)])
-    regime = suite.regimes[run.regime]
-    model = GIPO(
-        env=environment,
-        surrogate=_surrogate(suite.algorithms[run.algorithm]),
-        replay_window=regime.replay_window,
-        min_lag=regime.min_lag,
-        seed=envs.learner_seed(run.seed, run.repeat),
-        device="cpu",
-        **_arguments(suite.learner),
+    environment = DummyVecEnv(
+        [
+            lambda copy=copy: _make_env(run, envs.environment_seed(run.seed, copy))
+            for copy in range(run.suite.environment.n_envs)
+        ]
     )
+    algorithm = run.suite.algorithms[run.algorithm]
+    arguments = _arguments(run) | {
+        "env": environment,
+        "seed": envs.learner_seed(run.seed, run.repeat),
+        "device": "cpu",
+    }
+    model: OnPolicyAlgorithm
+    if isinstance(algorithm, OutsideAlgorithm):
+        model = _make_outside(_OUTSIDE[algorithm.outside], arguments)
+    else:
+        model = GIPO(surrogate=_surrogate(algorithm), **run.staleness.model_dump(), **arguments)
     # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
     environment.seed(seed)
     # Only the recorder reads what is logged.
@@ -113,18 +131,62 @@ def make_model(run: Run) -> GIPO:
     return model
 
 
+def _make_env(run: Run, seed: int) -> gym.Env:
+    environment = run.suite.environment
+    return envs.make_env(run.task, seed, environment.reward_scale, environment.action_bins)
+
+
 def _surrogate(algorithm: Algorithm) -> Surrogate:
-    numbers = algorithm.model_dump()
+    numbers = algorithm.model_dump(exclude={"settings"})
     return _SURROGATES[numbers.pop("surrogate")](**numbers)
 
 
-def _arguments(learner: Learner) -> dict[str, Any]:
+def _arguments(run: Run) -> dict[str, Any]:
+    learner = run.learner
     arguments = learner.model_dump()
+    for name in ("learning_rate", "value_learning_rate"):
+        rate = getattr(learner, name)
+        if isinstance(rate, WarmupCosine):
+            iterations = run.suite.budget // (learner.n_steps * run.suite.environment.n_envs)
+            arguments[name] = WarmupCosineSchedule(rate.peak, rate.warmup_iterations, iterations)
+    if learner.policy == LayerNormActorCriticPolicy.__name__:
+        arguments["policy"] = LayerNormActorCriticPolicy
     policy = arguments["policy_kwargs"]
     if "activation_fn" in policy:
         name = choose("activation_fn", policy["activation_fn"], th.nn.modules.activation.__all__)
         policy["activation_fn"] = getattr(th.nn, name)
     return arguments
+
+
+def _make_outside(algorithm: type[OnPolicyAlgorithm], arguments: dict[str, Any]) -> OnPolicyAlgorithm:
+    known = inspect.signature(algorithm).parameters
+    taken = {name: value for name, value in arguments.items() if name in known and value is not None}
+    return algorithm(**taken | {"normalize_advantage": bool(taken["normalize_advantage"])})
+
+
+def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:
+    """Mean return of the deterministic policy on goals that no training episode chose, the same for all algorithms."""
+    if run.suite.evaluation_episodes == 0:
+        return None
+    seed = envs.evaluation_seed(run.seed)
+    environment = DummyVecEnv([lambda: _make_env(run, seed)])
+    environment.seed(seed)
+    episodes: list[dict[str, Any]] = []
+
+    def take_in(local: dict[str, Any], _: dict[str, Any]) -> None:
+        if local["done"]:
+            episodes.append(local["info"]["episode"])
+
+    try:
+        evaluate_policy(model, environment, run.suite.evaluation_episodes, callback=take_in)
+    finally:
+        environment.close()
+    return {
+        "episodes": len(episodes),
+        "return": float(np.mean([episode["r"] for episode in episodes])),
+        "success": _success(episodes, "is_success"),
+        "success_last": _success(episodes, "is_success_last"),
+    }
 
 
 def _success(episodes: list[dict[str, Any]], key: str) -> float | None:

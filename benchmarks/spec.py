@@ -13,9 +13,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,13 +83,23 @@ class _Frozen(BaseModel):
         return data
 
 
+Part = TypeVar("Part", bound=_Frozen)
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class TrustAlgorithm(_Frozen):
+class _Algorithm(_Frozen):
+    """
+    :param settings: entries of the suite's learner and of the regime that are others for this algorithm, such as
+        ``{kl_coef = 0.0}``
+    """
+
+    settings: dict[str, JsonValue] = {}
+
+
+class TrustAlgorithm(_Algorithm):
     """GIPO with one of its kernels. Where the advantage is not positive the width is sigma times sigma_neg_ratio."""
 
     surrogate: Literal["gaussian", "laplace", "cauchy"]
@@ -87,14 +107,14 @@ class TrustAlgorithm(_Frozen):
     sigma_neg_ratio: Positive = 1.0
 
 
-class ClipAlgorithm(_Frozen):
+class ClipAlgorithm(_Algorithm):
     """PPO's clipped objective."""
 
     surrogate: Literal["ppo_clip"]
     clip_range: Positive = 0.2
 
 
-class SAPOAlgorithm(_Frozen):
+class SAPOAlgorithm(_Algorithm):
     """SAPO's soft gate; the defaults are those of its own paper."""
 
     surrogate: Literal["sapo"]
@@ -102,14 +122,38 @@ class SAPOAlgorithm(_Frozen):
     tau_neg: Positive = 1.05
 
 
-class NoClipAlgorithm(_Frozen):
+class NoClipAlgorithm(_Algorithm):
     """Plain importance sampling."""
 
     surrogate: Literal["no_clip"]
 
 
+class OutsideAlgorithm(_Algorithm):
+    """
+    Somebody else's algorithm, in its own class, as its users run it: Stable-Baselines3's PPO or sb3-contrib's TRPO.
+
+    Of the learner's entries it takes those that its class knows and that are set; a replay window it does not have, so
+    it runs only under regimes of fresh data.
+    """
+
+    outside: Literal["PPO", "TRPO"]
+
+
+def _kind(algorithm: Any) -> Any:
+    if isinstance(algorithm, dict):
+        return "outside" if "outside" in algorithm else algorithm.get("surrogate")
+    return getattr(algorithm, "surrogate", "outside")
+
+
 Algorithm = Annotated[
-    TrustAlgorithm | ClipAlgorithm | SAPOAlgorithm | NoClipAlgorithm, Field(discriminator="surrogate")
+    Annotated[TrustAlgorithm, Tag("gaussian")]
+    | Annotated[TrustAlgorithm, Tag("laplace")]
+    | Annotated[TrustAlgorithm, Tag("cauchy")]
+    | Annotated[ClipAlgorithm, Tag("ppo_clip")]
+    | Annotated[SAPOAlgorithm, Tag("sapo")]
+    | Annotated[NoClipAlgorithm, Tag("no_clip")]
+    | Annotated[OutsideAlgorithm, Tag("outside")],
+    Discriminator(_kind),
 ]
 
 
@@ -138,9 +182,25 @@ class Environment(_Frozen):
     What is done to every task's environment.
 
     :param reward_scale: what the learner's rewards are multiplied by, > 0; recorded returns are never scaled
+    :param action_bins: cut each dimension of a Box action into so many values, >= 2; None: leave actions as they are
+    :param n_envs: copies of the environment that a learner steps together, each with its own seed
     """
 
     reward_scale: Positive = 1.0
+    action_bins: Annotated[int, Field(ge=2)] | None = None
+    n_envs: Count = 1
+
+
+class WarmupCosine(_Frozen):
+    """
+    A learning rate of :class:`sb3_gipo.schedules.WarmupCosineSchedule` over the whole budget.
+
+    :param peak: the largest value
+    :param warmup_iterations: iterations of linear warm-up before it
+    """
+
+    peak: Positive
+    warmup_iterations: Annotated[int, Field(ge=0)] = 0
 
 
 class Learner(_Frozen):
@@ -148,14 +208,16 @@ class Learner(_Frozen):
     The arguments of :class:`sb3_gipo.GIPO` that all algorithms of a suite share; names and defaults are GIPO's.
 
     Every default is written out, so that a record's configuration is complete on its own. ``policy_kwargs`` is handed
-    on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh".
+    on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh". ``policy`` is one that
+    Stable-Baselines3 knows by name, or "LayerNormActorCriticPolicy". A learning rate is a number, or a table such as
+    ``{peak = 3e-4, warmup_iterations = 10}``.
     """
 
     policy: str = "MlpPolicy"
     n_steps: Count = 2048
     batch_size: Count = 64
     n_epochs: Count = 10
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive | WarmupCosine = 3e-4
     gamma: Fraction = 0.99
     gae_lambda: Fraction = 0.95
     clip_range_vf: Positive | None = None
@@ -169,7 +231,7 @@ class Learner(_Frozen):
     vtrace_rho_bar: Positive = 1.0
     vtrace_c_bar: Positive = 1.0
     bootstrap_time_limit: bool = True
-    value_learning_rate: Positive | None = None
+    value_learning_rate: Positive | WarmupCosine | None = None
     critic_updates: Annotated[int, Field(ge=0)] = 0
     kl_coef: NotNegative = 0.0
     policy_kwargs: dict[str, JsonValue] = {}
@@ -187,6 +249,8 @@ class Suite(_Frozen):
     :param seeds: number of seeds, 0 to seeds - 1; a seed fixes the environment
     :param repeats: number of repeats of each seed; a repeat fixes the learner
     :param score_episodes: a run's score is the mean return of this many last training episodes
+    :param evaluation_episodes: episodes of the deterministic policy after training, in an environment with a seed of its
+        own, that are recorded beside the score; 0 for none
     """
 
     name: str
@@ -197,6 +261,7 @@ class Suite(_Frozen):
     seeds: Count
     repeats: Count
     score_episodes: Count
+    evaluation_episodes: Annotated[int, Field(ge=0)] = 0
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     environment: Environment = Environment()
     learner: Learner = Learner()
@@ -237,13 +302,46 @@ class Suite(_Frozen):
         return algorithms
 
     @model_validator(mode="after")
-    def _budget_is_whole_iterations(self) -> "Suite":
-        steps = self.learner.n_steps
-        if self.budget % steps:
-            below = self.budget // steps * steps
-            near = " or ".join(str(b) for b in (below, below + steps) if b)
-            raise ValueError(f"budget {self.budget} is not a multiple of n_steps {steps}: take {near}")
+    def _settings_fit(self) -> "Suite":
+        for label, algorithm in self.algorithms.items():
+            for key in algorithm.settings:
+                known = [*Learner.model_fields, *Regime.model_fields]
+                if key not in known:
+                    raise ValueError(f"algorithms.{label}.settings: {_unknown('key', key, known)}")
+            try:
+                learner = self.learner_of(label)
+                staleness = [self.regime_of(label, regime) for regime in self.regimes]
+            except ValidationError as error:
+                raise ValueError(f"algorithms.{label}.settings: {_in_one_line(error)}") from error
+            self._check_budget(learner.n_steps * self.environment.n_envs)
+            if not any(self._can_run(algorithm, regime) for regime in staleness):
+                raise ValueError(
+                    f"algorithms.{label} has no replay window: it needs a regime of fresh data, with replay_window = 1"
+                )
         return self
+
+    def _check_budget(self, rollout: int) -> None:
+        if self.budget % rollout:
+            below = self.budget // rollout * rollout
+            near = " or ".join(str(b) for b in (below, below + rollout) if b)
+            steps = "n_steps" if self.environment.n_envs == 1 else "n_steps * n_envs ="
+            raise ValueError(f"budget {self.budget} is not a multiple of {steps} {rollout}: take {near}")
+
+    @staticmethod
+    def _can_run(algorithm: "Algorithm", regime: "Regime") -> bool:
+        return not isinstance(algorithm, OutsideAlgorithm) or (regime.replay_window == 1)
+
+    def learner_of(self, algorithm: str) -> Learner:
+        """The suite's learner with the settings of one algorithm."""
+        return _with(self.learner, self.algorithms[algorithm].settings)
+
+    def regime_of(self, algorithm: str, regime: str) -> Regime:
+        """A regime with the settings of one algorithm."""
+        return _with(self.regimes[regime], self.algorithms[algorithm].settings)
+
+    def runs_in(self, algorithm: str, regime: str) -> bool:
+        """Whether an algorithm has runs under a regime: an outside one has none where data is replayed."""
+        return self._can_run(self.algorithms[algorithm], self.regime_of(algorithm, regime))
 
     @property
     def identity(self) -> str:
@@ -267,6 +365,16 @@ class Run(_Frozen):
         return f"{self.suite.identity}/{self.regime}/{self.algorithm}/{self.task}/seed{self.seed}/repeat{self.repeat}"
 
     @property
+    def learner(self) -> Learner:
+        """The learner's arguments in this run."""
+        return self.suite.learner_of(self.algorithm)
+
+    @property
+    def staleness(self) -> Regime:
+        """How old this run's data is."""
+        return self.suite.regime_of(self.algorithm, self.regime)
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """Everything that changes the run's numbers, as JSON data."""
         suite = self.suite
@@ -274,11 +382,12 @@ class Run(_Frozen):
             "protocol": PROTOCOL,
             "task": self.task,
             "environment": suite.environment.model_dump(mode="json"),
-            "regime": suite.regimes[self.regime].model_dump(mode="json"),
-            "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json"),
-            "learner": suite.learner.model_dump(mode="json"),
+            "regime": self.staleness.model_dump(mode="json"),
+            "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json", exclude={"settings"}),
+            "learner": self.learner.model_dump(mode="json"),
             "budget": suite.budget,
             "score_episodes": suite.score_episodes,
+            "evaluation_episodes": suite.evaluation_episodes,
             "seed": self.seed,
             "repeat": self.repeat,
         }
@@ -360,13 +469,18 @@ def plan(
             for seed in _numbers("seed", seeds, suite.seeds):
                 for task in chosen_tasks:
                     for regime in chosen_regimes:
-                        for algorithm in chosen_algorithms:
+                        for algorithm in (label for label in chosen_algorithms if suite.runs_in(label, regime)):
                             # Not validated again: the suite is, and a large suite has thousands of runs.
                             yield Run.model_construct(
                                 suite=suite, regime=regime, algorithm=algorithm, task=task, seed=seed, repeat=repeat
                             )
 
     return list(every())
+
+
+def _with(part: Part, settings: dict[str, JsonValue]) -> Part:
+    own = {key: value for key, value in settings.items() if key in type(part).model_fields}
+    return type(part).model_validate({**part.model_dump(), **own}) if own else part
 
 
 def _subset(kind: str, chosen: Iterable[str], valid: Iterable[str]) -> list[str]:
@@ -396,7 +510,7 @@ def _in_one_line(error: ValidationError) -> str:
 def _say(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "union_tag_invalid":
-        names = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
+        names = [name for name in re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"]) if name != "outside"]
         return f"{where}: {_unknown('surrogate', problem['ctx']['tag'], names)}"
     message = problem["msg"].removeprefix("Value error, ")
     # Our own messages quote the bad value; pydantic's say only the range.

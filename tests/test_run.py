@@ -4,12 +4,15 @@ import json
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from suites import TINY, write_suite
 
 from benchmarks import envs
 from benchmarks.run import DIAGNOSTICS, execute, make_model
 from benchmarks.spec import BenchmarkError, Learner, load_suite, plan
 from sb3_gipo import GIPO, GaussianTrust, PPOClip
+from sb3_gipo.policies import LayerNormActorCriticPolicy
 
 
 @pytest.fixture
@@ -28,7 +31,12 @@ def test_a_record_says_what_was_done(runs):
     record = json.loads(json.dumps(execute(run, progress.append), allow_nan=False))
     assert record["run"] == run.id and record["digest"] == run.digest
     assert record["configuration"]["algorithm"] == {"surrogate": "gaussian", "sigma": 1.0, "sigma_neg_ratio": 0.5}
-    assert record["seeds"] == {"environment": envs.environment_seed(1), "learner": envs.learner_seed(1, 0)}
+    assert record["seeds"] == {
+        "environment": envs.environment_seed(1),
+        "evaluation": envs.evaluation_seed(1),
+        "learner": envs.learner_seed(1, 0),
+    }
+    assert record["evaluation"] is None
     assert record["versions"]["torch"] == th.__version__ or record["versions"]["torch"] in th.__version__
     curve = record["curve"]
     assert curve["steps"] == progress == [64, 128, 192]
@@ -122,3 +130,69 @@ def test_unknown_activations_offer_the_nearest(tmp_path):
         make_model(plan(load_suite(write_suite(tmp_path, text)))[0])
     known = make_model(plan(load_suite(write_suite(tmp_path, text.replace("Relu", "ReLU"))))[0])
     assert isinstance(known.policy.mlp_extractor.policy_net[1], th.nn.ReLU)
+
+
+def outside(tmp_path, name, settings="", task="CartPole-v1", n_envs=1):
+    text = TINY.replace("CartPole-v1", task).replace("[learner]", f"[environment]\nn_envs = {n_envs}\n\n[learner]")
+    text = text.replace("score_episodes = 5", "score_episodes = 5\nevaluation_episodes = 3")
+    text += f'\n[algorithms.outside]\noutside = "{name}"\n{settings}'
+    return load_suite(write_suite(tmp_path, text))
+
+
+def test_sb3_ppo_as_an_outside_baseline_equals_ppo_in_our_loop(tmp_path):
+    """Same seeds, same numbers: two classes, one algorithm. What differs is what each logs."""
+    suite = outside(tmp_path, "PPO")
+    ours, theirs = (execute(run) for run in plan(suite, algorithms=["ppo", "outside"], regimes=["fresh"])[:2])
+    for name in ("steps", "return", "value_loss", "policy_gradient_loss"):
+        np.testing.assert_allclose(ours["curve"][name], theirs["curve"][name], rtol=1e-4)
+    assert ours["score"] == theirs["score"] and ours["evaluation"] == theirs["evaluation"]
+    assert theirs["curve"]["ess"] == [None] * 3
+
+
+def test_an_outside_baseline_takes_its_own_defaults_and_settings(tmp_path):
+    trpo = make_model(plan(outside(tmp_path, "TRPO"), algorithms=["outside"])[0])
+    assert isinstance(trpo, TRPO) and trpo.target_kl == 0.01 and trpo.n_steps == 64
+    settings = "settings = {n_epochs = 3, target_kl = 0.5, policy_kwargs = {net_arch = [8]}}"
+    suite = outside(tmp_path, "PPO", settings)
+    run = plan(suite, algorithms=["outside"])[0]
+    ppo = make_model(run)
+    assert type(ppo) is PPO and ppo.n_epochs == 3 and ppo.target_kl == 0.5 and ppo.policy.net_arch == [8]
+    assert run.configuration["learner"]["n_epochs"] == 3
+    assert plan(suite, algorithms=["ppo"])[0].configuration["learner"]["n_epochs"] == 2
+
+
+def test_evaluation_episodes_have_goals_of_their_own(tmp_path):
+    assert len({envs.evaluation_seed(s) for s in range(9)} | {envs.environment_seed(s) for s in range(9)}) == 18
+    first, second = (
+        execute(run)["evaluation"]
+        for run in plan(outside(tmp_path, "PPO"), regimes=["fresh"], seeds=[0], repeats=[0])[:2]
+    )
+    assert first["episodes"] == second["episodes"] == 3 and first["success"] is None
+    assert first != second, "the algorithms differ, what they are evaluated on does not"
+
+
+def test_copies_of_an_environment_have_seeds_of_their_own(tmp_path):
+    suite = outside(tmp_path, "PPO", n_envs=3)
+    model = make_model(plan(suite)[0])
+    observations = model.env.reset()
+    assert len(np.unique(observations, axis=0)) == 3
+    assert execute(plan(suite)[0])["curve"]["steps"] == [192]
+    metaworld = outside(tmp_path, "PPO", task="reach-v3", n_envs=3)
+    goals = []
+    for env in make_model(plan(metaworld)[0]).env.envs:
+        env.reset()
+        goals.append(tuple(env.unwrapped._target_pos))
+    assert len(set(goals)) == 3
+
+
+def test_actions_in_bins_and_the_published_network(tmp_path):
+    text = TINY.replace("CartPole-v1", "Pendulum-v1").replace(
+        "[learner]", "[environment]\naction_bins = 16\n\n[learner]"
+    )
+    text = text.replace("learning_rate = 0.01", "learning_rate = {peak = 0.01, warmup_iterations = 2}")
+    text = text.replace("[learner]", '[learner]\npolicy = "LayerNormActorCriticPolicy"')
+    model = make_model(plan(load_suite(write_suite(tmp_path, text)))[0])
+    assert list(model.action_space.nvec) == [16]
+    assert isinstance(model.policy, LayerNormActorCriticPolicy)
+    # 3 iterations: 0 at the first, halfway at the second, the peak at the third.
+    assert [model.lr_schedule(1 - k / 3) for k in (1, 2, 3)] == pytest.approx([0, 0.005, 0.01])

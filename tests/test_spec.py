@@ -79,6 +79,20 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
         ("gipo(1.0,0.5)", "gipo(1.0,1.0)", "does not agree with its settings"),
         ("[learner]", "[learner", "is not valid TOML"),
         ('name = "tiny"', 'name = "../tiny"', "must be letters, digits"),
+        (
+            '"ppo_clip"',
+            '"ppo_clip"\nsettings = {n_epoch = 3}',
+            "algorithms.ppo.settings: unknown key .* mean 'n_epochs'",
+        ),
+        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 0}', "algorithms.ppo.settings: n_epochs: .* got 0"),
+        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_steps = 65}', "budget 192 is not a multiple of n_steps 65"),
+        ("learning_rate = 0.01", "learning_rate = -1.0", "learning_rate.*: .*greater than 0, got -1.0"),
+        ('surrogate = "ppo_clip"', 'outside = "DQN"', "algorithms.ppo.*outside: .*'PPO' or 'TRPO', got 'DQN'"),
+        (
+            'surrogate = "ppo_clip"',
+            'outside = "PPO"\nsettings = {replay_window = 2}',
+            "it needs a regime of fresh data",
+        ),
     ],
 )
 def test_bad_suites_are_named(tmp_path, old, new, message):
@@ -92,3 +106,17 @@ def test_unknown_suites_and_files():
         load_suite("metaworld")
     with pytest.raises(BenchmarkError, match=r"cannot read the suite 'none.toml': No such file"):
         load_suite("none.toml")
+
+
+def test_outside_algorithms_run_on_fresh_data_alone(tmp_path):
+    suite = load_suite(write_suite(tmp_path, TINY + '\n[algorithms.sb3-ppo]\noutside = "PPO"\n'))
+    assert {run.regime for run in plan(suite, algorithms=["sb3-ppo"])} == {"fresh"}
+    assert {run.regime for run in plan(suite, algorithms=["ppo"])} == {"fresh", "stale"}
+
+
+def test_settings_of_one_algorithm_change_its_runs_alone(tmp_path):
+    text = TINY.replace('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 5, replay_window = 2}')
+    before, after = (plan(load_suite(write_suite(tmp_path, each)), regimes=["stale"])[:2] for each in (TINY, text))
+    assert before[0].digest != after[0].digest and before[1].digest == after[1].digest
+    assert after[0].learner.n_epochs == 5 and after[0].staleness.replay_window == 2
+    assert after[0].configuration["regime"]["replay_window"] == 2
