@@ -41,8 +41,12 @@ SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="a suite's name (demo, metaworld8), or your own .toml file")
 ]
 Budget = Annotated[
-    int | None,
-    typer.Option(metavar="STEPS", help="environment steps a run; records of another budget go to another folder"),
+    str | None,
+    typer.Option(
+        metavar="STEPS|%",
+        help="environment steps a run, or a share of the suite's own such as 10%; records of another budget go to another "
+        "folder",
+    ),
 ]
 Results = Annotated[Path, typer.Option(metavar="DIR", help="where records and tables are")]
 DEFAULT_RESULTS = Path("results")
@@ -125,6 +129,37 @@ def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_R
     console.print(f"Records are in {results / chosen.identity}.")
 
 
+@app.command("plan")
+def show_plan(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Show what a suite will cost: runs, environment steps, and CPU hours judged by the runs that are finished."""
+    from benchmarks import costs
+
+    chosen = _load(suite, budget)
+    runs = plan(chosen)
+    finished = [(each, record["cpu_seconds"]) for each, record in _finished(Store(results), runs)]
+    done = {each.id for each, _ in finished}
+    table = Table(title=f"{chosen.identity}: {chosen.budget:,} environment steps a run", title_justify="left")
+    for name in ("regime", "runs", "finished", "environment steps to do", "CPU hours to do"):
+        table.add_column(name, justify="left" if name == "regime" else "right")
+    for regime in (*chosen.regimes, None):
+        of_regime = [each for each in runs if regime in (each.regime, None)]
+        todo = [each for each in of_regime if each.id not in done]
+        cost = costs.estimate(todo, finished)
+        hours = "?" if cost.cpu_seconds is None else f"{cost.cpu_seconds / 3600:.1f}"
+        counts = (str(len(of_regime)), str(len(of_regime) - len(todo)))
+        table.add_row(
+            regime or "all", *counts, f"{cost.steps:,}", hours, end_section=regime == list(chosen.regimes)[-1]
+        )
+    console = _console()
+    console.print(table)
+    if not finished:
+        console.print(
+            "No run is finished yet to estimate CPU hours from; one seed of one repeat makes a few: "
+            f"`python -m benchmarks run {suite} --seeds 0 --repeats 0`",
+            highlight=False,
+        )
+
+
 @app.command()
 def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
     """
@@ -148,7 +183,7 @@ def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
     console = _console()
     report.print_tables(chosen, scored, console)
     # The machine's folders are nobody's business: the command is written without them.
-    command = f"python -m benchmarks table {Path(suite).name}" + (f" --budget {budget}" if budget else "")
+    command = f"python -m benchmarks table {Path(suite).name}" + (f" --budget {chosen.budget}" if budget else "")
     files = report.write_report(chosen, scored, results / chosen.identity, command, provenance.commit())
     console.print("Written: " + ", ".join(str(path) for path in files[:-1]))
     console.print(f"Figure:  {files[-1]}", highlight=False)
@@ -197,13 +232,27 @@ def gridworld(
     gridworld_report.study(results / ("gridworld" if size == 2 else f"gridworld-{size}"), size, _console())
 
 
-def _load(name: str, budget: int | None) -> Suite:
+def _load(name: str, budget: str | None) -> Suite:
     from benchmarks import envs
 
-    suite = load_suite(name, budget)
+    suite = load_suite(name)
+    if budget is not None:
+        suite = load_suite(name, _steps(budget, suite))
     for task in suite.tasks:
         envs.check_task(task)
     return suite
+
+
+def _steps(budget: str, suite: Suite) -> int:
+    try:
+        if budget.endswith("%"):
+            whole = suite.budget * float(budget.removesuffix("%")) / 100
+            return max(round(whole / suite.rollout), 1) * suite.rollout
+        return int(budget)
+    except ValueError:
+        raise BenchmarkError(
+            f"--budget {budget!r} is not a number of environment steps, or a share such as 10%"
+        ) from None
 
 
 def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:

@@ -9,6 +9,7 @@ standard library and pydantic are used here.
 import difflib
 import hashlib
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -244,7 +245,7 @@ class Suite(_Frozen):
     :param name: the suite's name, which begins every run id
     :param description: one line for `status`
     :param note: a warning printed with every table, empty for none
-    :param budget: environment steps of one run, a multiple of ``learner.n_steps``; part of the suite's identity
+    :param budget: environment steps of one run, a multiple of :attr:`rollout`; part of the suite's identity
     :param budget_overridden: whether the budget is another than the one in its TOML file
     :param seeds: number of seeds, 0 to seeds - 1; a seed fixes the environment
     :param repeats: number of repeats of each seed; a repeat fixes the learner
@@ -309,23 +310,29 @@ class Suite(_Frozen):
                 if key not in known:
                     raise ValueError(f"algorithms.{label}.settings: {_unknown('key', key, known)}")
             try:
-                learner = self.learner_of(label)
+                self.learner_of(label)
                 staleness = [self.regime_of(label, regime) for regime in self.regimes]
             except ValidationError as error:
                 raise ValueError(f"algorithms.{label}.settings: {_in_one_line(error)}") from error
-            self._check_budget(learner.n_steps * self.environment.n_envs)
             if not any(self._can_run(algorithm, regime) for regime in staleness):
                 raise ValueError(
                     f"algorithms.{label} has no replay window: it needs a regime of fresh data, with replay_window = 1"
                 )
         return self
 
-    def _check_budget(self, rollout: int) -> None:
+    @model_validator(mode="after")
+    def _budget_is_whole_iterations(self) -> "Suite":
+        rollout = self.rollout
         if self.budget % rollout:
             below = self.budget // rollout * rollout
             near = " or ".join(str(b) for b in (below, below + rollout) if b)
-            steps = "n_steps" if self.environment.n_envs == 1 else "n_steps * n_envs ="
-            raise ValueError(f"budget {self.budget} is not a multiple of {steps} {rollout}: take {near}")
+            raise ValueError(f"budget {self.budget} is not a multiple of {rollout} = n_steps * n_envs: take {near}")
+        return self
+
+    @property
+    def rollout(self) -> int:
+        """Environment steps of whole iterations of every algorithm."""
+        return math.lcm(*(self.learner_of(label).n_steps for label in self.algorithms)) * self.environment.n_envs
 
     @staticmethod
     def _can_run(algorithm: "Algorithm", regime: "Regime") -> bool:

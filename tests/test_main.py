@@ -62,6 +62,27 @@ def ranking(folder):
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
+def test_plan_tells_the_cost_before_and_while_it_is_paid(cli, tmp_path):
+    suite = write_suite(tmp_path)
+    before = cli("plan", suite)
+    assert "--seeds 0 --repeats 0" in before and "3,072" in before and "?" in before
+    cli("run", suite, "--workers", "1", "--regime", "fresh", "--seeds", "0")
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:-1] for line in cli("plan", suite).splitlines() if "│" in line
+    }
+    assert [cell.strip() for cell in rows["fresh"][:3]] == ["8", "4", "768"]
+    assert [cell.strip() for cell in rows["all"][:3]] == ["16", "4", "2,304"]
+    assert float(rows["all"][3]) == pytest.approx(float(rows["fresh"][3]) + float(rows["stale"][3]), abs=0.11)
+
+
+def test_a_budget_may_be_a_share_of_the_suites_own(cli, tmp_path):
+    suite = write_suite(tmp_path)
+    assert "tiny@64" in cli("plan", suite, "--budget", "10%"), "at least one whole rollout"
+    assert "tiny@128" in cli("plan", suite, "--budget", "60%")
+    assert "tiny:" in cli("plan", suite, "--budget", "100%")
+    assert "--budget 'half' is not a number of environment steps" in cli("plan", suite, "--budget", "half", code=2)
+
+
 def test_run_status_table(cli, tmp_path):
     suite = write_suite(tmp_path)
     output = cli("run", suite, "--workers", "1", "--seeds", "0")
@@ -102,7 +123,7 @@ def test_a_budget_of_ones_own_has_a_folder_of_its_own(cli, tmp_path):
         (["run", "demo", "--regime", "stael"], "error: unknown regime 'stael': did you mean 'stale'?"),
         (["run", "demo", "--seeds", "a"], "error: --seeds 'a' is not a range such as 0-4"),
         (["run", "demo", "--seeds", "0-9"], "error: seed 2 is not in the suite"),
-        (["run", "demo", "--budget", "777"], "budget 777 is not a multiple of n_steps 500"),
+        (["run", "demo", "--budget", "777"], "budget 777 is not a multiple of 500"),
     ],
 )
 def test_mistakes_are_one_line(cli, tmp_path, arguments, message):

@@ -75,7 +75,7 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
         ("replay_window = 3", "replay_window = 0", "replay_window: .*greater than or equal to 1, got 0"),
         ("replay_window = 3", "replay_window = 3\nmin_lag = 3", "min_lag 3 must be below replay_window 3"),
         ("replay_window = 3", "replay_window = 3\nmin_lag = -1", "min_lag: .*greater than or equal to 0, got -1"),
-        ("budget = 192", "budget = 200", "budget 200 is not a multiple of n_steps 64: take 192 or 256"),
+        ("budget = 192", "budget = 200", "budget 200 is not a multiple of 64 = n_steps \\* n_envs: take 192 or 256"),
         ("gipo(1.0,0.5)", "gipo(1.0,1.0)", "does not agree with its settings"),
         ("[learner]", "[learner", "is not valid TOML"),
         ('name = "tiny"', 'name = "../tiny"', "must be letters, digits"),
@@ -85,7 +85,7 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
             "algorithms.ppo.settings: unknown key .* mean 'n_epochs'",
         ),
         ('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 0}', "algorithms.ppo.settings: n_epochs: .* got 0"),
-        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_steps = 65}', "budget 192 is not a multiple of n_steps 65"),
+        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_steps = 65}', "budget 192 is not a multiple of 4160 = "),
         ("learning_rate = 0.01", "learning_rate = -1.0", "learning_rate.*: .*greater than 0, got -1.0"),
         ('surrogate = "ppo_clip"', 'outside = "DQN"', "algorithms.ppo.*outside: .*'PPO' or 'TRPO', got 'DQN'"),
         (
