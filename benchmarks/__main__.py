@@ -232,6 +232,27 @@ def gridworld(
     gridworld_report.study(results / ("gridworld" if size == 2 else f"gridworld-{size}"), size, _console())
 
 
+@app.command()
+def speed(
+    repetitions: Annotated[int, typer.Option(min=1, help="turns that the algorithms take")] = 7,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Time GIPO beside SB3's PPO at the same environment and gradient steps.
+
+    Takes a few minutes of an otherwise quiet machine, and writes DIR/speed/speed.json.
+    """
+    import json
+
+    from benchmarks import speed as room
+
+    console = _console()
+    measured = room.measure(repetitions=repetitions, progress=lambda line: console.print(line, highlight=False))
+    path = results / "speed" / "speed.json"
+    replace_file(path, json.dumps(measured, indent=1) + "\n")
+    console.print(f"Written: {path}")
+
+
 def _load(name: str, budget: str | None) -> Suite:
     from benchmarks import envs
 
