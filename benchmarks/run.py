@@ -137,7 +137,7 @@ def _make_env(run: Run, seed: int) -> gym.Env:
 
 
 def _surrogate(algorithm: Algorithm) -> Surrogate:
-    numbers = algorithm.model_dump(exclude={"settings"})
+    numbers = algorithm.model_dump(exclude={"settings", "regimes"})
     return _SURROGATES[numbers.pop("surrogate")](**numbers)
 
 

@@ -95,9 +95,11 @@ class _Algorithm(_Frozen):
     """
     :param settings: entries of the suite's learner and of the regime that are others for this algorithm, such as
         ``{kl_coef = 0.0}``
+    :param regimes: the regimes that this algorithm runs in; None for all
     """
 
     settings: dict[str, JsonValue] = {}
+    regimes: tuple[str, ...] | None = None
 
 
 class TrustAlgorithm(_Algorithm):
@@ -234,7 +236,7 @@ class Learner(_Frozen):
     bootstrap_time_limit: bool = True
     value_learning_rate: Positive | WarmupCosine | None = None
     critic_updates: Annotated[int, Field(ge=0)] = 0
-    kl_coef: NotNegative = 0.0
+    kl_coef: NotNegative | None = None
     policy_kwargs: dict[str, JsonValue] = {}
 
 
@@ -305,18 +307,22 @@ class Suite(_Frozen):
     @model_validator(mode="after")
     def _settings_fit(self) -> "Suite":
         for label, algorithm in self.algorithms.items():
+            for name in algorithm.regimes or ():
+                if name not in self.regimes:
+                    raise ValueError(f"algorithms.{label}.regimes: {_unknown('regime', name, list(self.regimes))}")
             for key in algorithm.settings:
                 known = [*Learner.model_fields, *Regime.model_fields]
                 if key not in known:
                     raise ValueError(f"algorithms.{label}.settings: {_unknown('key', key, known)}")
             try:
                 self.learner_of(label)
-                staleness = [self.regime_of(label, regime) for regime in self.regimes]
+                runs = [self.runs_in(label, regime) for regime in self.regimes]
             except ValidationError as error:
                 raise ValueError(f"algorithms.{label}.settings: {_in_one_line(error)}") from error
-            if not any(self._can_run(algorithm, regime) for regime in staleness):
+            if not any(runs):
                 raise ValueError(
-                    f"algorithms.{label} has no replay window: it needs a regime of fresh data, with replay_window = 1"
+                    f"algorithms.{label} runs in no regime: an outside algorithm has no replay window, so it needs one of "
+                    "fresh data, with replay_window = 1"
                 )
         return self
 
@@ -334,10 +340,6 @@ class Suite(_Frozen):
         """Environment steps of whole iterations of every algorithm."""
         return math.lcm(*(self.learner_of(label).n_steps for label in self.algorithms)) * self.environment.n_envs
 
-    @staticmethod
-    def _can_run(algorithm: "Algorithm", regime: "Regime") -> bool:
-        return not isinstance(algorithm, OutsideAlgorithm) or (regime.replay_window == 1)
-
     def learner_of(self, algorithm: str) -> Learner:
         """The suite's learner with the settings of one algorithm."""
         return _with(self.learner, self.algorithms[algorithm].settings)
@@ -348,7 +350,10 @@ class Suite(_Frozen):
 
     def runs_in(self, algorithm: str, regime: str) -> bool:
         """Whether an algorithm has runs under a regime: an outside one has none where data is replayed."""
-        return self._can_run(self.algorithms[algorithm], self.regime_of(algorithm, regime))
+        chosen = self.algorithms[algorithm]
+        if chosen.regimes is not None and regime not in chosen.regimes:
+            return False
+        return not isinstance(chosen, OutsideAlgorithm) or self.regime_of(algorithm, regime).replay_window == 1
 
     @property
     def identity(self) -> str:
@@ -390,7 +395,7 @@ class Run(_Frozen):
             "task": self.task,
             "environment": suite.environment.model_dump(mode="json"),
             "regime": self.staleness.model_dump(mode="json"),
-            "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json", exclude={"settings"}),
+            "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json", exclude={"settings", "regimes"}),
             "learner": self.learner.model_dump(mode="json"),
             "budget": suite.budget,
             "score_episodes": suite.score_episodes,

@@ -108,16 +108,22 @@ def kl_divergence(behavior_parameters: th.Tensor, distribution: Distribution) ->
     """
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
         mean, std = behavior_parameters.chunk(2, dim=1)
-        return td.kl_divergence(td.Normal(mean, std), distribution.distribution)
+        return td.kl_divergence(td.Normal(mean, std, validate_args=False), distribution.distribution)
     if isinstance(distribution, MultiCategoricalDistribution):
         logits = behavior_parameters.split(list(distribution.action_dims), dim=1)
         pairs = zip(logits, distribution.distribution, strict=True)
-        return th.stack([td.kl_divergence(td.Categorical(logits=mu), pi) for mu, pi in pairs], dim=1)
+        return th.stack([td.kl_divergence(_categorical(mu), pi) for mu, pi in pairs], dim=1)
     if isinstance(distribution, CategoricalDistribution):
-        return td.kl_divergence(td.Categorical(logits=behavior_parameters), distribution.distribution).unsqueeze(1)
+        return td.kl_divergence(_categorical(behavior_parameters), distribution.distribution).unsqueeze(1)
     if isinstance(distribution, BernoulliDistribution):
-        return td.kl_divergence(td.Bernoulli(logits=behavior_parameters), distribution.distribution)
+        return td.kl_divergence(
+            td.Bernoulli(logits=behavior_parameters, validate_args=False), distribution.distribution
+        )
     raise TypeError(_unknown(distribution))
+
+
+def _categorical(logits: th.Tensor) -> td.Categorical:
+    return td.Categorical(logits=logits, validate_args=False)
 
 
 def _unknown(distribution: Distribution) -> str:

@@ -118,8 +118,9 @@ class GIPO(OnPolicyAlgorithm):
     :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
         0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
-    :param kl_coef: coefficient, ≥ 0, of the exact KL(μ‖π) towards the behavior policies. It keeps the policy near its data
-        when the window is long. The parameters of the behavior distribution are stored only when it is > 0
+    :param kl_coef: coefficient, ≥ 0, of the exact KL(μ‖π) towards the behavior policies, which keeps the policy near its
+        data. The parameters of the behavior distribution are stored only when it is > 0. None: 0.1, the published value,
+        for the Gaussian trust weight, and 0 for any other ``surrogate``
     :raises ValueError: if an option is out of its range
     :raises FloatingPointError: during training, at the first observation, reward, loss or gradient that is not finite
     """
@@ -137,7 +138,7 @@ class GIPO(OnPolicyAlgorithm):
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        sigma: float | Schedule = 1.0,
+        sigma: float | Schedule = 0.5,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool | Literal["minibatch", "window"] = True,
         ent_coef: float = 0.0,
@@ -167,7 +168,7 @@ class GIPO(OnPolicyAlgorithm):
         critic_updates: int = 0,
         replay_window: int = 1,
         min_lag: int = 0,
-        kl_coef: float = 0.0,
+        kl_coef: float | None = None,
     ):
         super().__init__(
             policy,
@@ -209,6 +210,8 @@ class GIPO(OnPolicyAlgorithm):
         self.target_kl = target_kl
         self.replay_window = replay_window
         self.min_lag = min_lag
+        if kl_coef is None:
+            kl_coef = 0.1 if surrogate is None or isinstance(surrogate, GaussianTrust) else 0.0
         self.kl_coef = kl_coef
         self.policy_version = 0
         self.last_update: UpdateSamples | None = None
@@ -407,6 +410,7 @@ class GIPO(OnPolicyAlgorithm):
             self._recompute_targets()
         self.policy.set_training_mode(True)
         surrogate = self.current_surrogate
+        parameters = list(self.policy.parameters())
         window_moments = self.rollout_buffer.advantage_moments() if self.normalize_advantage == "window" else None
         minibatches = itertools.chain.from_iterable(self.rollout_buffer.get(self.batch_size) for _ in itertools.count())
         steps_per_epoch = math.ceil(self.n_steps * self.n_envs / self.batch_size)
@@ -419,8 +423,8 @@ class GIPO(OnPolicyAlgorithm):
                 too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
                 if too_far:
                     break
-                self._descend(evaluation.losses.total, evaluation.losses._asdict())
-                self._update_critic(batch)
+                self._descend(parameters, evaluation.losses.total, evaluation.losses._asdict())
+                self._update_critic(parameters, batch)
             self._n_updates += 1
             if too_far:
                 self.logger.info(f"Early stopping: the approximate KL exceeds 1.5 * target_kl ({self.target_kl})")
@@ -475,7 +479,7 @@ class GIPO(OnPolicyAlgorithm):
         clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
         return old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
 
-    def _update_critic(self, batch: StaleRolloutBufferSamples) -> None:
+    def _update_critic(self, parameters: list[th.nn.Parameter], batch: StaleRolloutBufferSamples) -> None:
         """The value-only steps on a minibatch; what they cannot move is computed once."""
         if self.critic_updates == 0:
             return
@@ -483,13 +487,13 @@ class GIPO(OnPolicyAlgorithm):
         for _ in range(self.critic_updates):
             values = self._clip_values(predict().flatten(), batch.old_values)
             value_loss = F.mse_loss(batch.returns, values)
-            self._descend(self.vf_coef * value_loss, {"value": value_loss})
+            self._descend(parameters, self.vf_coef * value_loss, {"value": value_loss})
 
-    def _descend(self, loss: th.Tensor, terms: dict[str, th.Tensor]) -> None:
+    def _descend(self, parameters: list[th.nn.Parameter], loss: th.Tensor, terms: dict[str, th.Tensor]) -> None:
         """One optimizer step, refused before it can write a number that is not finite into the policy."""
         self.policy.optimizer.zero_grad()
         loss.backward()
-        norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if not (norm.isfinite() and loss.isfinite()):
             quantities = [f"{name} loss {term.item()}" for name, term in terms.items()]
             raise FloatingPointError(

@@ -124,6 +124,30 @@ def test_a_learner_says_every_argument_that_changes_numbers():
         assert name in ("policy", "policy_kwargs") or field.default == default, name
 
 
+@pytest.mark.parametrize("task", ["CartPole-v1", "Reacher-v5"])
+def test_the_study_of_defaults_runs_what_users_get(task):
+    """Every option of the study's learners is that of the class called with nothing but a policy and an environment."""
+    names = {"sb3-ppo-10-epochs": PPO, "gipo-10-epochs": GIPO}
+    for run in plan(load_suite("defaults"), seeds=[0], tasks=[task], algorithms=names, regimes=["default"]):
+        model = make_model(run)
+        users = names[run.algorithm]("MlpPolicy", task, device="cpu")
+        for name in set(inspect.signature(type(users)).parameters) - {
+            "env",
+            "policy",
+            "seed",
+            "device",
+            "policy_kwargs",
+        }:
+            ours, theirs = getattr(model, name, None), getattr(users, name, None)
+            if callable(ours) and not isinstance(ours, type):
+                ours, theirs = ours(0.5), theirs(0.5)
+            if name == "surrogate" and ours is not None:
+                ours, theirs = model.current_surrogate, users.current_surrogate
+            assert ours == theirs, name
+        assert type(model.policy) is type(users.policy) and str(model.policy) == str(users.policy)
+        model.env.close(), users.env.close()
+
+
 def test_unknown_activations_offer_the_nearest(tmp_path):
     text = TINY.replace("n_epochs = 2", 'n_epochs = 2\npolicy_kwargs = {net_arch = [8], activation_fn = "Relu"}')
     with pytest.raises(BenchmarkError, match="unknown activation_fn 'Relu': did you mean 'ReLU'"):

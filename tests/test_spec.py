@@ -91,7 +91,7 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
         (
             'surrogate = "ppo_clip"',
             'outside = "PPO"\nsettings = {replay_window = 2}',
-            "it needs a regime of fresh data",
+            "it needs one of fresh data",
         ),
     ],
 )
@@ -112,6 +112,15 @@ def test_outside_algorithms_run_on_fresh_data_alone(tmp_path):
     suite = load_suite(write_suite(tmp_path, TINY + '\n[algorithms.sb3-ppo]\noutside = "PPO"\n'))
     assert {run.regime for run in plan(suite, algorithms=["sb3-ppo"])} == {"fresh"}
     assert {run.regime for run in plan(suite, algorithms=["ppo"])} == {"fresh", "stale"}
+
+
+def test_an_algorithm_may_name_its_regimes(tmp_path):
+    suite = load_suite(write_suite(tmp_path, TINY.replace('"ppo_clip"', '"ppo_clip"\nregimes = ["stale"]')))
+    assert {run.regime for run in plan(suite, algorithms=["ppo"])} == {"stale"}
+    assert (
+        plan(suite, algorithms=["ppo"])[0].digest
+        == plan(load_suite(write_suite(tmp_path)), regimes=["stale"])[0].digest
+    )
 
 
 def test_settings_of_one_algorithm_change_its_runs_alone(tmp_path):
