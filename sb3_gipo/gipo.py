@@ -254,7 +254,8 @@ class GIPO(OnPolicyAlgorithm):
                 "`n_steps * n_envs` must be greater than 1: one advantage cannot be normalized. "
                 f"Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
             )
-        if rollout_size % self.batch_size > 0:
+        # A longer window is passed over only in part: its minibatches are whole once it holds enough.
+        if self.replay_window == 1 and rollout_size % self.batch_size > 0:
             warnings.warn(
                 f"You have specified a mini-batch size of {self.batch_size}, but a rollout has n_steps * n_envs = "
                 f"{self.n_steps} * {self.n_envs} = {rollout_size} transitions: there will be a truncated mini-batch of "
