@@ -273,7 +273,9 @@ class GIPO(OnPolicyAlgorithm):
             "min_lag": self.min_lag,
             "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
             "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
-            "keep_trajectories": self.advantage != "stored",
+            # Of a window of one rollout the critic that collected it is the current one: nothing to recompute.
+            "keep_trajectories": self.advantage == "vtrace"
+            or (self.advantage == "recomputed" and self.replay_window > 1),
         }
         super()._setup_model()
         self.sigma = FloatSchedule(self.sigma)
@@ -407,7 +409,7 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.info(f"No update: no rollout is min_lag={self.min_lag} versions old yet")
             return
 
-        if self.advantage != "stored":
+        if self.rollout_buffer.keep_trajectories:
             self._recompute_targets()
         self.policy.set_training_mode(True)
         surrogate = self.current_surrogate
