@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks import progress
 from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
-from benchmarks.store import Store, replace_file
+from benchmarks.store import Store, Survey, replace_file
 
 # Commands import what is heavy (torch, metaworld, rliable) for themselves, so that help and worker processes start at once.
 
@@ -82,11 +82,14 @@ def run(
         algorithms=algorithm or (),
         regimes=regime or (),
     )
+    console = _console()
     store = Store(results)
     # They are read in full: a damaged or foreign record is better found now than when the table is made.
-    done = {each.id for each, _ in _finished(store, runs)}
+    survey = store.survey(runs)
+    for each, _ in survey.bad:
+        _set_aside(store, each)
+    done = {each.id for each, _ in survey.finished}
     todo = [each for each in runs if each.id not in done]
-    console = _console()
     console.print(f"{chosen.identity}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} to do")
     count = workers or os.cpu_count() or 1
     try:
@@ -277,7 +280,29 @@ def _steps(budget: str, suite: Suite) -> int:
 
 
 def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    return [(each, store.read(each)) for each in runs if store.finished(each)]
+    return _survey(store, runs).finished
+
+
+def _survey(store: Store, runs: list[Run]) -> Survey:
+    """Read the store, and say what in it is not counted."""
+    survey = store.survey(runs)
+    for _, problem in survey.bad:
+        _warn(f"{problem}. It is not counted; `run` sets it aside and makes the run anew")
+    for each, _ in survey.failed:
+        _warn(f"{store.failure_path(each)}: the run failed and is not counted; `run --retry-failed` tries it again")
+    return survey
+
+
+def _set_aside(store: Store, each: Run) -> None:
+    # Whoever holds the lock has set the file aside, and is making the run.
+    if lock := store.lock(each):
+        for problem, place in store.set_aside(each):
+            _warn(f"{problem}. It is now {place}")
+        lock.release()
+
+
+def _warn(line: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", highlight=False, markup=False)
 
 
 def _range(option: str, text: str | None) -> list[int] | None:

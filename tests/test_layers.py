@@ -34,7 +34,8 @@ ROOMS = {
     "sb3_gipo/buffers.py": {"numpy", "torch", "gymnasium", "stable_baselines3"},
     "sb3_gipo/behavior.py": {"torch", "gymnasium", "stable_baselines3"},
     "benchmarks/spec.py": {"pydantic", "tomli"},
-    "benchmarks/store.py": {"benchmarks.spec"},
+    "benchmarks/locks.py": set(),
+    "benchmarks/store.py": {"benchmarks.locks", "benchmarks.spec"},
     "benchmarks/report.py": {"matplotlib", "rich", "benchmarks.scores", "benchmarks.spec", "benchmarks.store"},
 }
 

@@ -1,6 +1,7 @@
 """Through the command line, as a user does it."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -54,7 +55,12 @@ def cli(monkeypatch, capsys, tmp_path):
 
 
 def records(folder):
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("repeat*.json"))}
+    """What is in the places of records; set-aside files have a number in their names, failures a word."""
+    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("repeat[0-9].json"))}
+
+
+def timeless(record):
+    return {name: value for name, value in record.items() if not name.endswith("_seconds") and name != "checksum"}
 
 
 def ranking(folder):
@@ -132,15 +138,36 @@ def test_mistakes_are_one_line(cli, tmp_path, arguments, message):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_damaged_record_stops_run_and_table_and_is_kept(cli, tmp_path):
+def test_a_damaged_record_is_named_not_counted_and_made_anew(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
     cli("run", suite, "--workers", "1")
-    victim = next(iter(records(tmp_path / "results").values()))
-    victim.write_bytes(victim.read_bytes()[:100])
-    for command in ("run", "table", "status"):
-        output = cli(command, suite, code=2)
-        assert str(victim.relative_to(tmp_path)) in output and "damaged" in output
+    victim, *_ = records(tmp_path / "results").values()
+    good = victim.read_bytes()
+    victim.write_bytes(good[:100])
+    for command, told in (("status", "3 of 4 runs"), ("table", "0/1"), ("plan", "3")):
+        output = cli(command, suite)
+        assert f"warning: {victim.relative_to(tmp_path)} is damaged" in output and "not counted" in output
+        assert told in output
     assert victim.stat().st_size == 100
+
+    output = cli("run", suite, "--workers", "1")
+    aside = tmp_path / "results/tiny/set-aside" / victim.relative_to(tmp_path / "results/tiny").with_suffix(".1.json")
+    assert "3 of 4 runs finished, 1 to do" in output and f"It is now {aside.relative_to(tmp_path)}" in output
+    assert aside.read_bytes() == good[:100]
+    assert timeless(json.loads(victim.read_text())) == timeless(json.loads(good))
+    assert "warning" not in cli("status", suite)
+
+
+def test_records_of_an_edited_suite_are_made_anew(cli, tmp_path):
+    suite = write_suite(tmp_path, seeds=1, repeats=1)
+    cli("run", suite, "--workers", "1")
+    write_suite(tmp_path, seeds=1, repeats=1, n_epochs=1)
+    output = cli("status", suite)
+    assert output.count("made by another configuration (learner.n_epochs 2 instead of 1)") == 4
+    assert "0 of 4 runs" in output
+    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--workers", "1")
+    assert "4 of 4 runs" in cli("status", suite)
+    assert len(list((tmp_path / "results/tiny/set-aside").rglob("repeat0.1.json"))) == 4
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(cli, tmp_path):
