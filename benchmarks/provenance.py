@@ -4,15 +4,17 @@ Where a number came from: package versions, commit and platform, the same facts 
 Of the machine it says what can change a number, and nothing that tells whose machine it is.
 """
 
+import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["commit", "machine", "versions"]
+__all__ = ["code", "commit", "machine", "versions"]
 
 _PACKAGES = ("sb3-gipo", "stable-baselines3", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+_ROOT = Path(__file__).parents[1]
 
 
 def versions() -> dict[str, str | None]:
@@ -40,9 +42,14 @@ def commit() -> str:
     return f"{head}+changes" if changed else head
 
 
+def code() -> str:
+    """The SHA-256 of this code's files: unlike the commit it is known everywhere, and tells uncommitted changes apart."""
+    files = [file for package in ("benchmarks", "sb3_gipo") for file in sorted((_ROOT / package).glob("*.py"))]
+    return hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
+
+
 def _git(*arguments: str) -> str:
-    folder = Path(__file__).parents[1]
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
