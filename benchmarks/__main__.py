@@ -1,7 +1,9 @@
 """The command line of the benchmark: `python -m benchmarks --help`."""
 
+import os
 import sys
 from collections import Counter
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import progress
+from benchmarks import executors, progress
 from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
 from benchmarks.store import Store, Survey, replace_file
+from benchmarks.workers import Crew, Processes, Serial
 
 # Commands import what is heavy (torch, metaworld, rliable) for themselves, so that help and worker processes start at once.
 
@@ -52,6 +55,13 @@ Results = Annotated[Path, typer.Option(metavar="DIR", help="where records and ta
 DEFAULT_RESULTS = Path("results")
 
 
+class Executor(str, Enum):
+    """Who carries out the runs of a suite."""
+
+    processes = "processes"
+    serial = "serial"
+
+
 @app.command()
 def run(
     suite: SuiteName,
@@ -62,17 +72,22 @@ def run(
     task: Annotated[list[str] | None, typer.Option(help="only this task (may be given several times)")] = None,
     algorithm: Annotated[list[str] | None, typer.Option(help="only this algorithm (likewise)")] = None,
     regime: Annotated[list[str] | None, typer.Option(help="only this regime (likewise)")] = None,
+    executor: Annotated[Executor, typer.Option(help="who carries out the runs")] = Executor.processes,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="a run that was killed goes on from where it was so long ago; 0: from its start"),
+    ] = 10,
+    retry_failed: Annotated[bool, typer.Option(help="try again what is recorded as failed")] = False,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """
     Make the runs of a suite that are not finished yet.
 
-    Each run ends in one record, written as soon as it is finished. Records are never overwritten.
+    Each run ends in one record, written as soon as it is finished. Records are never overwritten; damaged ones and those of
+    an older version of the suite are set aside. A run that fails is tried three times, then recorded as failed.
+
+    Several such commands may share DIR: each run is made once.
     """
-    import os
-
-    from benchmarks import executors
-
     chosen = _load(suite, budget)
     runs = plan(
         chosen,
@@ -88,23 +103,29 @@ def run(
     survey = store.survey(runs)
     for each, _ in survey.bad:
         _set_aside(store, each)
-    done = {each.id for each, _ in survey.finished}
-    todo = [each for each in runs if each.id not in done]
-    console.print(f"{chosen.identity}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} to do")
-    count = workers or os.cpu_count() or 1
+    for each, _ in survey.finished:
+        store.tidy(each)
+    settled = {each.id for each, _ in survey.finished}
+    if not retry_failed:
+        settled |= {each.id for each, _ in survey.failed}
+    todo = [each for each in runs if each.id not in settled]
+    failed = "" if retry_failed or not survey.failed else f"{len(survey.failed)} failed, "
+    console.print(f"{chosen.identity}: {len(survey.finished)} of {len(runs)} runs finished, {failed}{len(todo)} to do")
+    crew = _crew(executor, min(workers or os.cpu_count() or 1, len(todo)))
     try:
         with progress.watch(todo, console) as report:
-            if count == 1:
-                executors.serial(todo, results, report)
-            else:
-                executors.processes(todo, results, report, workers=count)
+            executors.carry_out(todo, results, report, crew, checkpoint_minutes, retry_failed)
     except KeyboardInterrupt:
         console.print("stopped; finished runs are kept. The same command goes on from here.")
         raise typer.Exit(130) from None
-    if report.failed:
-        console.print(f"{len(report.failed)} runs failed; the same command tries them again:", style="red")
-        for each in report.failed:
-            console.print(f"  {each.id}", highlight=False)
+    if report.unsaved:
+        console.print("Not all records could be written. The same command goes on from here.", style="red")
+    failures = report.failed if retry_failed else report.failed + [each for each, _ in survey.failed]
+    if failures:
+        console.print(f"{len(failures)} runs have failed; --retry-failed tries them again:", style="red")
+        for each in failures:
+            console.print(f"  {each.id}: {store.failure_path(each)}", highlight=False)
+    if failures or report.unsaved:
         raise typer.Exit(1)
 
 
@@ -114,15 +135,23 @@ def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_R
     chosen = _load(suite, budget)
     store = Store(results)
     runs = plan(chosen)
-    done = _finished(store, runs)
+    survey = _survey(store, runs)
+    done = survey.finished
     table = Table(title=f"{chosen.identity}: finished/planned", title_justify="left")
     table.add_column("algorithm")
     for regime in chosen.regimes:
         table.add_column(regime, justify="right")
-    planned = len(runs) // (len(chosen.algorithms) * len(chosen.regimes))
+    planned, finished, failed = (
+        Counter((each.algorithm, each.regime) for each in some)
+        for some in (runs, [each for each, _ in done], [each for each, _ in survey.failed])
+    )
     for algorithm in chosen.algorithms:
-        finished = Counter(each.regime for each, _ in done if each.algorithm == algorithm)
-        table.add_row(algorithm, *(f"{finished[regime]}/{planned}" for regime in chosen.regimes))
+        cells = []
+        for regime in chosen.regimes:
+            kind = (algorithm, regime)
+            failures = f", {failed[kind]} failed" if failed[kind] else ""
+            cells.append(f"{finished[kind]}/{planned[kind]}{failures}" if planned[kind] else "—")
+        table.add_row(algorithm, *cells)
     console = _console()
     if chosen.description:
         console.print(chosen.description)
@@ -254,6 +283,12 @@ def speed(
     path = results / "speed" / "speed.json"
     replace_file(path, json.dumps(measured, indent=1) + "\n")
     console.print(f"Written: {path}")
+
+
+def _crew(executor: Executor, workers: int) -> Crew:
+    if executor is Executor.serial or workers <= 1:
+        return Serial()
+    return Processes(workers)
 
 
 def _load(name: str, budget: str | None) -> Suite:

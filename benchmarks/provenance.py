@@ -8,10 +8,12 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["code", "commit", "machine", "versions"]
+__all__ = ["code", "commit", "machine", "versions", "without_folders"]
 
 _PACKAGES = ("sb3-gipo", "stable-baselines3", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
 _ROOT = Path(__file__).parents[1]
@@ -46,6 +48,18 @@ def code() -> str:
     """The SHA-256 of this code's files: unlike the commit it is known everywhere, and tells uncommitted changes apart."""
     files = [file for package in ("benchmarks", "sb3_gipo") for file in sorted((_ROOT / package).glob("*.py"))]
     return hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
+
+
+def without_folders(text: str) -> str:
+    """
+    :param text: a traceback, or another text that names files
+    :return: the same with file names that start inside this code, a library or a home: whose machine it was is not told
+    """
+    folders = {str(_ROOT), *sys.path, sys.prefix, sys.base_prefix, os.getcwd(), str(Path.home()), tempfile.gettempdir()}
+    for folder in sorted((folder.rstrip(os.sep) for folder in folders), key=len, reverse=True):
+        if folder:
+            text = text.replace(folder + os.sep, "")
+    return text
 
 
 def _git(*arguments: str) -> str:

@@ -80,8 +80,7 @@ class Store:
         """Where it is recorded that a run failed for good."""
         return self.root / f"{run.id}{FAILED}"
 
-    def checkpoint_path(self, run: Run) -> Path:
-        """Where the checkpoint of a run in the making is."""
+    def _checkpoint_path(self, run: Run) -> Path:
         return self._workshop(run) / "checkpoint"
 
     def _workshop(self, run: Run) -> Path:
@@ -198,13 +197,41 @@ class Store:
             _write_once(path, failure)
         return path
 
+    def read_checkpoint(self, run: Run) -> bytes | None:
+        """
+        :param run: a run without a record
+        :return: its last checkpoint, or None if there is none that can be read
+        """
+        try:
+            return self._checkpoint_path(run).read_bytes()
+        except OSError:
+            return None
+
+    def write_checkpoint(self, run: Run, checkpoint: bytes) -> None:
+        """
+        :param run: a run without a record
+        :param checkpoint: its new checkpoint, which replaces the one before it
+        :raises UnwritableError: if the disk is full, or refuses it; the one before it stays
+        """
+        replace_file(self._checkpoint_path(run), checkpoint)
+
+    def set_checkpoint_aside(self, run: Run) -> Path:
+        """
+        Keep a checkpoint that is of no use, to be looked into.
+
+        :param run: its run
+        :return: where it is now; it replaces one that was set aside before
+        """
+        path = self._checkpoint_path(run)
+        return path.replace(path.with_name("checkpoint.set-aside"))
+
     def tidy(self, run: Run) -> None:
         """
         Remove what a finished run needed while it was made.
 
         :param run: a run with a record
         """
-        self.checkpoint_path(run).unlink(missing_ok=True)
+        self._checkpoint_path(run).unlink(missing_ok=True)
         # Held locks and what was set aside stay, and their folder with them.
         with contextlib.suppress(OSError):
             self._workshop(run).rmdir()

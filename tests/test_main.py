@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from benchmarks.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(*arguments, cwd):
+def start(*arguments, cwd, **options):
     """The command line in a process group of its own, to be killed."""
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *arguments],
@@ -34,6 +36,7 @@ def start(*arguments, cwd):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        **options,
     )
 
 
@@ -170,14 +173,53 @@ def test_records_of_an_edited_suite_are_made_anew(cli, tmp_path):
     assert len(list((tmp_path / "results/tiny/set-aside").rglob("repeat0.1.json"))) == 4
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(cli, tmp_path):
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(cli, tmp_path):
     # An episode of Pendulum lasts longer than this budget.
     text = TINY.replace('["CartPole-v1"]', '["Pendulum-v1", "CartPole-v1"]')
     suite = write_suite(tmp_path, text, seeds=1, repeats=1)
     output = cli("run", suite, "--workers", "2", code=1)
-    assert "FAILED tiny/fresh/ppo/Pendulum-v1/seed0/repeat0" in output and "no episode ended" in output
-    assert "4 runs failed; the same command tries them again" in output
+    name = "tiny/fresh/ppo/Pendulum-v1/seed0/repeat0"
+    assert f"{name}: failed: Traceback" in output and "no episode ended" in output
+    assert f"4 runs have failed; --retry-failed tries them again:\n  {name}: results/{name}.failed.json" in output
     assert len(records(tmp_path / "results")) == 4
+
+    output = cli("status", suite)
+    assert output.count("1/2, 1 failed") == 4 and "4 of 8 runs" in output
+    assert f"warning: results/{name}.failed.json: the run failed and is not counted" in output
+    assert "the run failed and is not counted" in cli("table", suite)
+
+    output = cli("run", suite, code=1)
+    assert "4 of 8 runs finished, 4 failed, 0 to do" in output and "4 runs have failed" in output
+    output = cli("run", suite, "--retry-failed", "--executor", "serial", code=1)
+    assert "4 of 8 runs finished, 4 to do" in output and output.count("failed: Traceback") == 4
+
+
+def test_a_full_disk_is_told_and_what_is_missing_is_made_later(cli, tmp_path):
+    """No file may grow beyond 2 kB, which is what a full disk looks like to a writer in the middle of a record."""
+    suite = write_suite(tmp_path, seeds=1, repeats=1)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2000, 2000))
+    process = start("run", suite, "--workers", "1", cwd=tmp_path, preexec_fn=limit)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert output.count("cannot write results/tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json: File too large") == 1
+    assert "Not all records could be written. The same command goes on from here." in output
+    assert "Traceback" not in output
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--workers", "1")
+    assert "4 of 4 runs" in cli("status", suite)
+
+
+def test_two_commands_on_one_store_make_each_run_once(tmp_path, undisturbed, cli):
+    suite = write_suite(tmp_path)
+    both = [start("run", suite, "--workers", "1", cwd=tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    made = [re.findall(r"\] (tiny/\S+): return", output) for output in outputs]
+    assert sorted(made[0] + made[1]) == sorted(run.id for run in plan(load_suite(suite))), "each is made once"
+    assert made[0] and made[1], "both have made some"
+    cli("table", suite)
+    assert ranking(tmp_path / "results") == undisturbed
+    assert not [path for path in (tmp_path / "results").rglob(".*")]
 
 
 def await_records(folder, count, process):

@@ -202,7 +202,7 @@ def test_a_failure_is_set_aside_and_replaced_like_a_record(run, changed, store):
 
 def test_writing_a_record_removes_the_checkpoint_and_nothing_else(run, store):
     lock = store.lock(run)
-    checkpoint = store.checkpoint_path(run)
+    checkpoint = store._checkpoint_path(run)
     checkpoint.write_bytes(b"")
     kept = checkpoint.with_name("kept")
     kept.touch()
