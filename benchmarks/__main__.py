@@ -60,19 +60,25 @@ class Executor(str, Enum):
 
     processes = "processes"
     serial = "serial"
+    ray = "ray"
 
 
 @app.command()
 def run(
     suite: SuiteName,
     budget: Budget = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes  [default: number of CPUs]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="runs at a time  [default: number of CPUs]")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A-B", help="only these seeds, such as 0-4 or 3")] = None,
     repeats: Annotated[str | None, typer.Option(metavar="A-B", help="only these repeats, such as 0-1 or 0")] = None,
     task: Annotated[list[str] | None, typer.Option(help="only this task (may be given several times)")] = None,
     algorithm: Annotated[list[str] | None, typer.Option(help="only this algorithm (likewise)")] = None,
     regime: Annotated[list[str] | None, typer.Option(help="only this regime (likewise)")] = None,
-    executor: Annotated[Executor, typer.Option(help="who carries out the runs")] = Executor.processes,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="local processes, this process alone, or a Ray cluster (that of RAY_ADDRESS, or a local one)"
+        ),
+    ] = Executor.processes,
     checkpoint_minutes: Annotated[
         float,
         typer.Option(min=0, help="a run that was killed goes on from where it was so long ago; 0: from its start"),
@@ -111,7 +117,7 @@ def run(
     todo = [each for each in runs if each.id not in settled]
     failed = "" if retry_failed or not survey.failed else f"{len(survey.failed)} failed, "
     console.print(f"{chosen.identity}: {len(survey.finished)} of {len(runs)} runs finished, {failed}{len(todo)} to do")
-    crew = _crew(executor, min(workers or os.cpu_count() or 1, len(todo)))
+    crew = _crew(executor, workers, len(todo))
     try:
         with progress.watch(todo, console) as report:
             executors.carry_out(todo, results, report, crew, checkpoint_minutes, retry_failed)
@@ -204,9 +210,7 @@ def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
     chosen = _load(suite, budget)
     done = _finished(Store(results), plan(chosen))
     if not done:
-        raise BenchmarkError(
-            f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them"
-        )
+        raise _nothing_finished(chosen, suite)
     scored = scores.score(
         chosen,
         [(each, record["score"], record["success"]) for each, record in done],
@@ -219,6 +223,59 @@ def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
     files = report.write_report(chosen, scored, results / chosen.identity, command, provenance.commit())
     console.print("Written: " + ", ".join(str(path) for path in files[:-1]))
     console.print(f"Figure:  {files[-1]}", highlight=False)
+
+
+@app.command()
+def verify(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="only these  [default: all]")] = None,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Check all records: checksums, places, configurations, learning curves. Changes nothing.
+
+    Exit code 1 if anything is wrong.
+    """
+    from benchmarks import verify as room
+
+    verdict = room.verify(results, suites or ())
+    console = _console()
+    for line in verdict.wrong:
+        console.print(f"WRONG {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+    found = f"{results}: {verdict.records} records, {verdict.failures} failed runs, {verdict.set_aside} files set aside"
+    console.print(f"{found}; {len(verdict.wrong) or 'nothing'} wrong", highlight=False)
+    if verdict.wrong:
+        raise typer.Exit(1)
+
+
+class Format(str, Enum):
+    """What `export` writes."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+@app.command()
+def export(
+    suite: SuiteName,
+    budget: Budget = None,
+    format: Annotated[Format, typer.Option(help="Parquet needs pyarrow")] = Format.csv,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Write all finished runs as two tidy files: scores, a row a run, and curves, a row an iteration of a run.
+
+    They are DIR/SUITE/export/scores.csv and curves.csv.
+    """
+    from benchmarks import export as room
+
+    chosen = _load(suite, budget)
+    done = _finished(Store(results), plan(chosen))
+    if not done:
+        raise _nothing_finished(chosen, suite)
+    folder = results / chosen.identity / "export"
+    tables = {"scores": room.scores(done), "curves": room.curves(done)}
+    files = [room.write(table, folder / f"{name}.{format.value}") for name, table in tables.items()]
+    _console().print("Written: " + ", ".join(str(path) for path in files), highlight=False)
 
 
 @app.command()
@@ -285,10 +342,19 @@ def speed(
     console.print(f"Written: {path}")
 
 
-def _crew(executor: Executor, workers: int) -> Crew:
-    if executor is Executor.serial or workers <= 1:
+def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:
+    if runs == 0:
         return Serial()
-    return Processes(workers)
+    if executor is Executor.ray:
+        try:
+            from benchmarks.ray_executor import RayCrew
+        except ModuleNotFoundError as error:
+            raise BenchmarkError(
+                f"--executor ray: {error.name} is not installed; `pip install -c constraints.txt -e '.[ray]'` does that"
+            ) from error
+        return RayCrew(workers)
+    count = min(workers or os.cpu_count() or 1, runs)
+    return Processes(count) if executor is Executor.processes and count > 1 else Serial()
 
 
 def _load(name: str, budget: str | None) -> Suite:
@@ -316,6 +382,10 @@ def _steps(budget: str, suite: Suite) -> int:
 
 def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
     return _survey(store, runs).finished
+
+
+def _nothing_finished(chosen: Suite, suite: str) -> BenchmarkError:
+    return BenchmarkError(f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them")
 
 
 def _survey(store: Store, runs: list[Run]) -> Survey:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["code", "commit", "machine", "versions", "without_folders"]
@@ -46,7 +47,8 @@ def commit() -> str:
 
 def code() -> str:
     """The SHA-256 of this code's files: unlike the commit it is known everywhere, and tells uncommitted changes apart."""
-    files = [file for package in ("benchmarks", "sb3_gipo") for file in sorted((_ROOT / package).glob("*.py"))]
+    folders = [Path(*find_spec(package).submodule_search_locations) for package in ("benchmarks", "sb3_gipo")]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     return hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
 
 

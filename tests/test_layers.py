@@ -13,7 +13,7 @@ NAMES = [str(file.relative_to(ROOT)) for file in FILES]
 
 # Third-party packages that one file alone may import.
 OWNERS = {
-    "ray": {"sb3_gipo/remote.py"},
+    "ray": {"sb3_gipo/remote.py", "benchmarks/ray_executor.py"},
     "rl_zoo3": {"sb3_gipo/zoo.py"},
     "metaworld": {"benchmarks/envs.py"},
     "rliable": {"benchmarks/scores.py"},

@@ -28,7 +28,7 @@ def store(tmp_path):
     return Store(tmp_path / "results")
 
 
-def record_of(run, **fields):
+def record_of(run, /, **fields):
     common = {"run": run.id, "digest": run.digest, "configuration": run.configuration}
     return common | {"score": 1.5, "curve": {"steps": [1]}} | fields
 
