@@ -12,7 +12,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 from suites import TINY, write_suite
 
@@ -240,36 +239,6 @@ def undisturbed(tmp_path_factory):
     return ranking(folder / "results")
 
 
-@pytest.mark.parametrize("victims", ["everything", "driver", "worker"])
-def test_killed_in_flight(cli, tmp_path, undisturbed, victims):
-    suite = write_suite(tmp_path)
-    results = tmp_path / "results"
-    process = start("run", suite, "--workers", "2", cwd=tmp_path)
-    await_records(results, 3, process)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers
-    if victims == "worker":
-        max(workers, key=lambda worker: worker.memory_info().rss).kill()
-    elif victims == "driver":
-        process.kill()
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(workers, timeout=30)
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
-
-    finished = {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in records(results).items()}
-    assert len(finished) >= 3
-    output = cli("run", suite, "--workers", "2")
-    assert f"{len(finished)} of 16 runs finished" in output
-    for name, (content, modified) in finished.items():
-        assert (results / name).read_bytes() == content and (results / name).stat().st_mtime_ns == modified
-    assert len(records(results)) == 16
-    assert not list(results.rglob(".*.tmp"))
-    cli("table", suite)
-    assert ranking(results) == undisturbed
-
-
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     suite = write_suite(tmp_path)
     process = start("run", suite, "--workers", "2", cwd=tmp_path)
@@ -284,3 +253,33 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
 def test_help_teaches(cli, tmp_path):
     output = cli("--help")
     assert "python -m benchmarks run demo" in output and "what is finished is kept" in " ".join(output.split())
+
+
+def test_verify_tells_what_is_wrong_by_its_exit_code(cli, tmp_path):
+    suite = write_suite(tmp_path, seeds=1, repeats=1)
+    assert "0 records, 0 failed runs, 0 files set aside; nothing wrong" in cli("verify")
+    cli("run", suite, "--workers", "1")
+    assert "results: 4 records, 0 failed runs, 0 files set aside; nothing wrong" in cli("verify", "tiny")
+    victim, *_ = records(tmp_path / "results").values()
+    victim.write_text(victim.read_text().replace("score", "scare", 1))
+    output = cli("verify", code=1)
+    assert f"WRONG {victim.relative_to(tmp_path)} is not a record of a run" in output and "; 1 wrong" in output
+    cli("run", suite, "--workers", "1")
+    assert "4 records, 0 failed runs, 1 files set aside; nothing wrong" in cli("verify")
+
+
+def test_export_writes_two_tidy_files(cli, tmp_path):
+    suite = write_suite(tmp_path, seeds=1, repeats=1)
+    assert "error: no run of tiny is finished yet" in cli("export", suite, code=2)
+    cli("run", suite, "--workers", "1")
+    assert "Written: results/tiny/export/scores.csv, results/tiny/export/curves.csv" in cli("export", suite)
+    for name, rows in (("scores", 4), ("curves", 12)):
+        with open(tmp_path / f"results/tiny/export/{name}.csv") as file:
+            assert len(list(csv.DictReader(file))) == rows
+
+
+def test_without_ray_it_says_what_to_install(cli, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "benchmarks.ray_executor", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    output = cli("run", write_suite(tmp_path), "--executor", "ray", code=2)
+    assert "error: --executor ray: ray is not installed; `pip install -c constraints.txt -e '.[ray]'`" in output
