@@ -24,5 +24,5 @@ lint: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev,ray]'
 	touch $@

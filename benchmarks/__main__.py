@@ -1,7 +1,9 @@
 """The command line of the benchmark: `python -m benchmarks --help`."""
 
+import os
 import sys
 from collections import Counter
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import progress
+from benchmarks import executors, progress
 from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
-from benchmarks.store import Store, replace_file
+from benchmarks.store import Store, Survey, replace_file
+from benchmarks.workers import Crew, Processes, Serial
 
 # Commands import what is heavy (torch, metaworld, rliable) for themselves, so that help and worker processes start at once.
 
@@ -52,27 +55,45 @@ Results = Annotated[Path, typer.Option(metavar="DIR", help="where records and ta
 DEFAULT_RESULTS = Path("results")
 
 
+class Executor(str, Enum):
+    """Who carries out the runs of a suite."""
+
+    processes = "processes"
+    serial = "serial"
+    ray = "ray"
+
+
 @app.command()
 def run(
     suite: SuiteName,
     budget: Budget = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes  [default: number of CPUs]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="runs at a time  [default: number of CPUs]")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A-B", help="only these seeds, such as 0-4 or 3")] = None,
     repeats: Annotated[str | None, typer.Option(metavar="A-B", help="only these repeats, such as 0-1 or 0")] = None,
     task: Annotated[list[str] | None, typer.Option(help="only this task (may be given several times)")] = None,
     algorithm: Annotated[list[str] | None, typer.Option(help="only this algorithm (likewise)")] = None,
     regime: Annotated[list[str] | None, typer.Option(help="only this regime (likewise)")] = None,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="local processes, this process alone, or a Ray cluster (that of RAY_ADDRESS, or a local one)"
+        ),
+    ] = Executor.processes,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="a run that was killed goes on from where it was so long ago; 0: from its start"),
+    ] = 10,
+    retry_failed: Annotated[bool, typer.Option(help="try again what is recorded as failed")] = False,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """
     Make the runs of a suite that are not finished yet.
 
-    Each run ends in one record, written as soon as it is finished. Records are never overwritten.
+    Each run ends in one record, written as soon as it is finished. Records are never overwritten; damaged ones and those of
+    an older version of the suite are set aside. A run that fails is tried three times, then recorded as failed.
+
+    Several such commands may share DIR: each run is made once.
     """
-    import os
-
-    from benchmarks import executors
-
     chosen = _load(suite, budget)
     runs = plan(
         chosen,
@@ -82,26 +103,35 @@ def run(
         algorithms=algorithm or (),
         regimes=regime or (),
     )
+    console = _console()
     store = Store(results)
     # They are read in full: a damaged or foreign record is better found now than when the table is made.
-    done = {each.id for each, _ in _finished(store, runs)}
-    todo = [each for each in runs if each.id not in done]
-    console = _console()
-    console.print(f"{chosen.identity}: {len(runs) - len(todo)} of {len(runs)} runs finished, {len(todo)} to do")
-    count = workers or os.cpu_count() or 1
+    survey = store.survey(runs)
+    for each, _ in survey.bad:
+        _set_aside(store, each)
+    for each, _ in survey.finished:
+        store.tidy(each)
+    settled = {each.id for each, _ in survey.finished}
+    if not retry_failed:
+        settled |= {each.id for each, _ in survey.failed}
+    todo = [each for each in runs if each.id not in settled]
+    failed = "" if retry_failed or not survey.failed else f"{len(survey.failed)} failed, "
+    console.print(f"{chosen.identity}: {len(survey.finished)} of {len(runs)} runs finished, {failed}{len(todo)} to do")
+    crew = _crew(executor, workers, len(todo))
     try:
         with progress.watch(todo, console) as report:
-            if count == 1:
-                executors.serial(todo, results, report)
-            else:
-                executors.processes(todo, results, report, workers=count)
+            executors.carry_out(todo, results, report, crew, checkpoint_minutes, retry_failed)
     except KeyboardInterrupt:
         console.print("stopped; finished runs are kept. The same command goes on from here.")
         raise typer.Exit(130) from None
-    if report.failed:
-        console.print(f"{len(report.failed)} runs failed; the same command tries them again:", style="red")
-        for each in report.failed:
-            console.print(f"  {each.id}", highlight=False)
+    if report.unsaved:
+        console.print("Not all records could be written. The same command goes on from here.", style="red")
+    failures = report.failed if retry_failed else report.failed + [each for each, _ in survey.failed]
+    if failures:
+        console.print(f"{len(failures)} runs have failed; --retry-failed tries them again:", style="red")
+        for each in failures:
+            console.print(f"  {each.id}: {store.failure_path(each)}", highlight=False)
+    if failures or report.unsaved:
         raise typer.Exit(1)
 
 
@@ -111,15 +141,23 @@ def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_R
     chosen = _load(suite, budget)
     store = Store(results)
     runs = plan(chosen)
-    done = _finished(store, runs)
+    survey = _survey(store, runs)
+    done = survey.finished
     table = Table(title=f"{chosen.identity}: finished/planned", title_justify="left")
     table.add_column("algorithm")
     for regime in chosen.regimes:
         table.add_column(regime, justify="right")
-    planned = len(runs) // (len(chosen.algorithms) * len(chosen.regimes))
+    planned, finished, failed = (
+        Counter((each.algorithm, each.regime) for each in some)
+        for some in (runs, [each for each, _ in done], [each for each, _ in survey.failed])
+    )
     for algorithm in chosen.algorithms:
-        finished = Counter(each.regime for each, _ in done if each.algorithm == algorithm)
-        table.add_row(algorithm, *(f"{finished[regime]}/{planned}" for regime in chosen.regimes))
+        cells = []
+        for regime in chosen.regimes:
+            kind = (algorithm, regime)
+            failures = f", {failed[kind]} failed" if failed[kind] else ""
+            cells.append(f"{finished[kind]}/{planned[kind]}{failures}" if planned[kind] else "—")
+        table.add_row(algorithm, *cells)
     console = _console()
     if chosen.description:
         console.print(chosen.description)
@@ -172,9 +210,7 @@ def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
     chosen = _load(suite, budget)
     done = _finished(Store(results), plan(chosen))
     if not done:
-        raise BenchmarkError(
-            f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them"
-        )
+        raise _nothing_finished(chosen, suite)
     scored = scores.score(
         chosen,
         [(each, record["score"], record["success"]) for each, record in done],
@@ -187,6 +223,59 @@ def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
     files = report.write_report(chosen, scored, results / chosen.identity, command, provenance.commit())
     console.print("Written: " + ", ".join(str(path) for path in files[:-1]))
     console.print(f"Figure:  {files[-1]}", highlight=False)
+
+
+@app.command()
+def verify(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="only these  [default: all]")] = None,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Check all records: checksums, places, configurations, learning curves. Changes nothing.
+
+    Exit code 1 if anything is wrong.
+    """
+    from benchmarks import verify as room
+
+    verdict = room.verify(results, suites or ())
+    console = _console()
+    for line in verdict.wrong:
+        console.print(f"WRONG {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+    found = f"{results}: {verdict.records} records, {verdict.failures} failed runs, {verdict.set_aside} files set aside"
+    console.print(f"{found}; {len(verdict.wrong) or 'nothing'} wrong", highlight=False)
+    if verdict.wrong:
+        raise typer.Exit(1)
+
+
+class Format(str, Enum):
+    """What `export` writes."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+@app.command()
+def export(
+    suite: SuiteName,
+    budget: Budget = None,
+    format: Annotated[Format, typer.Option(help="Parquet needs pyarrow")] = Format.csv,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Write all finished runs as two tidy files: scores, a row a run, and curves, a row an iteration of a run.
+
+    They are DIR/SUITE/export/scores.csv and curves.csv.
+    """
+    from benchmarks import export as room
+
+    chosen = _load(suite, budget)
+    done = _finished(Store(results), plan(chosen))
+    if not done:
+        raise _nothing_finished(chosen, suite)
+    folder = results / chosen.identity / "export"
+    tables = {"scores": room.scores(done), "curves": room.curves(done)}
+    files = [room.write(table, folder / f"{name}.{format.value}") for name, table in tables.items()]
+    _console().print("Written: " + ", ".join(str(path) for path in files), highlight=False)
 
 
 @app.command()
@@ -253,6 +342,21 @@ def speed(
     console.print(f"Written: {path}")
 
 
+def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:
+    if runs == 0:
+        return Serial()
+    if executor is Executor.ray:
+        try:
+            from benchmarks.ray_executor import RayCrew
+        except ModuleNotFoundError as error:
+            raise BenchmarkError(
+                f"--executor ray: {error.name} is not installed; `pip install -c constraints.txt -e '.[ray]'` does that"
+            ) from error
+        return RayCrew(workers)
+    count = min(workers or os.cpu_count() or 1, runs)
+    return Processes(count) if executor is Executor.processes and count > 1 else Serial()
+
+
 def _load(name: str, budget: str | None) -> Suite:
     from benchmarks import envs
 
@@ -277,7 +381,33 @@ def _steps(budget: str, suite: Suite) -> int:
 
 
 def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    return [(each, store.read(each)) for each in runs if store.finished(each)]
+    return _survey(store, runs).finished
+
+
+def _nothing_finished(chosen: Suite, suite: str) -> BenchmarkError:
+    return BenchmarkError(f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them")
+
+
+def _survey(store: Store, runs: list[Run]) -> Survey:
+    """Read the store, and say what in it is not counted."""
+    survey = store.survey(runs)
+    for _, problem in survey.bad:
+        _warn(f"{problem}. It is not counted; `run` sets it aside and makes the run anew")
+    for each, _ in survey.failed:
+        _warn(f"{store.failure_path(each)}: the run failed and is not counted; `run --retry-failed` tries it again")
+    return survey
+
+
+def _set_aside(store: Store, each: Run) -> None:
+    # Whoever holds the lock has set the file aside, and is making the run.
+    if lock := store.lock(each):
+        for problem, place in store.set_aside(each):
+            _warn(f"{problem}. It is now {place}")
+        lock.release()
+
+
+def _warn(line: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", highlight=False, markup=False)
 
 
 def _range(option: str, text: str | None) -> list[int] | None:

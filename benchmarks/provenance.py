@@ -4,15 +4,20 @@ Where a number came from: package versions, commit and platform, the same facts 
 Of the machine it says what can change a number, and nothing that tells whose machine it is.
 """
 
+import hashlib
 import os
 import platform
 import subprocess
+import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["commit", "machine", "versions"]
+__all__ = ["code", "commit", "machine", "versions", "without_folders"]
 
 _PACKAGES = ("sb3-gipo", "stable-baselines3", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+_ROOT = Path(__file__).parents[1]
 
 
 def versions() -> dict[str, str | None]:
@@ -40,9 +45,27 @@ def commit() -> str:
     return f"{head}+changes" if changed else head
 
 
+def code() -> str:
+    """The SHA-256 of this code's files: unlike the commit it is known everywhere, and tells uncommitted changes apart."""
+    folders = [Path(*find_spec(package).submodule_search_locations) for package in ("benchmarks", "sb3_gipo")]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
+
+
+def without_folders(text: str) -> str:
+    """
+    :param text: a traceback, or another text that names files
+    :return: the same with file names that start inside this code, a library or a home: whose machine it was is not told
+    """
+    folders = {str(_ROOT), *sys.path, sys.prefix, sys.base_prefix, os.getcwd(), str(Path.home()), tempfile.gettempdir()}
+    for folder in sorted((folder.rstrip(os.sep) for folder in folders), key=len, reverse=True):
+        if folder:
+            text = text.replace(folder + os.sep, "")
+    return text
+
+
 def _git(*arguments: str) -> str:
-    folder = Path(__file__).parents[1]
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

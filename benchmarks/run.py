@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks import envs, provenance
+from benchmarks.checkpoints import Checkpointer, Checkpoints, Stopwatch
 from benchmarks.spec import Algorithm, BenchmarkError, OutsideAlgorithm, Run, WarmupCosine, choose
 from sb3_gipo import GIPO, SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
 from sb3_gipo.policies import LayerNormActorCriticPolicy
@@ -53,22 +53,36 @@ _SURROGATES: dict[str, type[Surrogate]] = {
 _OUTSIDE: dict[str, type[OnPolicyAlgorithm]] = {"PPO": PPO, "TRPO": TRPO}
 
 
-def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> dict[str, Any]:
+def execute(
+    run: Run, progress: Callable[[int], None] = lambda steps: None, checkpoints: Checkpoints | None = None
+) -> dict[str, Any]:
     """
     Train once.
 
     :param run: what to run
     :param progress: called after each iteration with the environment steps made so far
+    :param checkpoints: where to go on from, and where checkpoints go. Outside algorithms, which have no means to save all
+        of their state, are never checkpointed. None: no checkpoints
     :return: the record, JSON data: the run's id, configuration and digest; its score and success; the learning curve, one
         list for each quantity with one entry an iteration, null where there is none; where it came from and what it cost
     :raises BenchmarkError: if the budget ends before the first episode does
     """
     th.set_num_threads(1)
-    wall, cpu = time.perf_counter(), time.process_time()
+    stopwatch = Stopwatch()
     model = make_model(run)
     recorder = _Recorder(progress)
+    callbacks: list[BaseCallback] = [recorder]
+    if checkpoints is not None and isinstance(model, GIPO):
+        checkpointer = Checkpointer(run, checkpoints, recorder, stopwatch)
+        model = checkpointer.resume(model, lambda: make_model(run))
+        callbacks.append(checkpointer)
     try:
-        model.learn(run.suite.budget, callback=recorder, log_interval=None)  # type: ignore[arg-type]
+        model.learn(
+            run.suite.budget - model.num_timesteps,
+            callback=callbacks,
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=False,
+        )
         evaluation = _evaluate(model, run)
     finally:
         model.get_env().close()
@@ -94,8 +108,7 @@ def execute(run: Run, progress: Callable[[int], None] = lambda steps: None) -> d
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "machine": provenance.machine(),
-        "wall_seconds": round(time.perf_counter() - wall, 3),
-        "cpu_seconds": round(time.process_time() - cpu, 3),
+        **stopwatch.read(),
     }
 
 
@@ -217,7 +230,8 @@ class _Recorder(BaseCallback):
         self._close_row()
 
     def _close_row(self) -> None:
-        if self.num_timesteps == 0:
+        # Nothing is new when a run starts, or goes on from a checkpoint.
+        if self.num_timesteps == (self.curve["steps"] or [0])[-1]:
             return
         row = {
             "steps": self.num_timesteps,

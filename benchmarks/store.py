@@ -1,25 +1,67 @@
 """
-Records on disk: one JSON file a run, written whole or not at all, and never overwritten.
+Records on disk: one JSON file a run, written whole or not at all, checksummed, and never overwritten.
 
-A record lies at ``<store>/<run id>.json``. It is written to a temporary file beside its place, flushed to the disk, and then
-linked to its name, which fails if the name exists. What a killed writer leaves behind is a hidden temporary file that no
-reader looks at.
+A record lies at ``<store>/<run id>.json``, what is known of a run that failed for good at ``<run id>.failed.json``. Each is
+written to a temporary file beside its place, flushed to the disk, and then linked to its name, which fails if the name
+exists. What a killed writer leaves behind is a hidden temporary file that no reader looks at. A hidden folder beside the
+record's place (``.repeat0`` for ``repeat0.json``) holds what is needed while the run is made: its lock and its checkpoint.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import uuid
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.locks import Lock, try_lock
 from benchmarks.spec import BenchmarkError, Run, digest
 
-__all__ = ["RecordExistsError", "Store", "read_json", "replace_file"]
+__all__ = [
+    "BadRecordError",
+    "RecordExistsError",
+    "Store",
+    "Survey",
+    "UnwritableError",
+    "read_json",
+    "read_record",
+    "replace_file",
+]
+
+SET_ASIDE = "set-aside"
+FAILED = ".failed.json"
+_CHECKSUM = "checksum"
+_FIELDS = {"run", "digest", "configuration"}
 
 
 class RecordExistsError(BenchmarkError):
     """The run already has a record. It is kept."""
+
+
+class BadRecordError(BenchmarkError):
+    """A file in a record's place that must not be counted: damaged, edited, moved, or of another configuration."""
+
+
+class UnwritableError(BenchmarkError):
+    """The disk is full, or refuses to be written for another reason. No half file is left behind."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """
+    What a store holds of some runs.
+
+    :param finished: runs with their records
+    :param failed: runs without a record that failed for good, with what is known of it
+    :param bad: runs with a file that must not be counted, with a line that names it and says why
+    """
+
+    finished: list[tuple[Run, dict[str, Any]]] = field(default_factory=list)
+    failed: list[tuple[Run, dict[str, Any]]] = field(default_factory=list)
+    bad: list[tuple[Run, str]] = field(default_factory=list)
 
 
 class Store:
@@ -34,6 +76,29 @@ class Store:
         """Where the record of a run is, or will be."""
         return self.root / f"{run.id}.json"
 
+    def failure_path(self, run: Run) -> Path:
+        """Where it is recorded that a run failed for good."""
+        return self.root / f"{run.id}{FAILED}"
+
+    def _checkpoint_path(self, run: Run) -> Path:
+        return self._workshop(run) / "checkpoint"
+
+    def _workshop(self, run: Run) -> Path:
+        path = self.path(run)
+        return path.with_name(f".{path.stem}")
+
+    def lock(self, run: Run) -> Lock | None:
+        """
+        Reserve a run, to make it or to move its files.
+
+        :param run: the run
+        :return: the lock, or None if somebody else holds it
+        :raises UnwritableError: if the lock's file cannot be made
+        """
+        path = self._workshop(run) / "lock"
+        with _named(path):
+            return try_lock(path)
+
     def finished(self, run: Run) -> bool:
         """Whether the run has a record; whether it is a good one, :meth:`read` says."""
         return self.path(run).exists()
@@ -42,32 +107,206 @@ class Store:
         """
         :param run: a finished run
         :return: its record
-        :raises BenchmarkError: if the file is damaged, or its record is that of another configuration; it is left as it is
+        :raises BadRecordError: if the file is damaged, or its record is that of another configuration; it is left as it is
         """
-        path = self.path(run)
-        record = read_json(path)
-        if not isinstance(record, dict) or not {"run", "digest", "configuration", "score"} <= record.keys():
-            raise BenchmarkError(f"{path} is not a record of a run; {_WAY_OUT}")
-        if record["run"] != run.id or digest(record["configuration"]) != record["digest"]:
-            raise BenchmarkError(
-                f"{path} has been moved or edited: its name or its settings are not those it was written with; {_WAY_OUT}"
-            )
-        if record["digest"] != run.digest:
-            changed = _differences(record["configuration"], run.configuration)
-            raise BenchmarkError(
-                f"{path} was made by another configuration ({changed}); give the changed suite another name, or {_WAY_OUT}"
-            )
-        return record
+        return _of_run(read_record(self.path(run), {"score", "curve"}), run, self.path(run))
+
+    def read_failure(self, run: Run) -> dict[str, Any] | None:
+        """
+        :param run: any run
+        :return: what is known of its failure, with the tracebacks of all tries, or None if it has not failed for good
+        :raises BadRecordError: as :meth:`read` does
+        """
+        path = self.failure_path(run)
+        return _of_run(read_record(path, {"tracebacks"}), run, path) if path.exists() else None
+
+    def survey(self, runs: list[Run]) -> Survey:
+        """
+        Read what there is, and stop at nothing.
+
+        :param runs: the runs asked for
+        :return: which of them are finished, which have failed, and which files must not be counted
+        """
+        survey = Survey()
+        for run in runs:
+            try:
+                if self.finished(run):
+                    survey.finished.append((run, self.read(run)))
+                elif failure := self.read_failure(run):
+                    survey.failed.append((run, failure))
+            except BadRecordError as error:
+                survey.bad.append((run, str(error)))
+        return survey
+
+    def set_aside(self, run: Run) -> list[tuple[str, Path]]:
+        """
+        Move a run's files that must not be counted out of the way, so that it can be made anew. Nothing is deleted.
+
+        :param run: the run; whoever calls this holds its lock
+        :return: what was wrong with each file, and where it is now
+        """
+        moved = []
+        for path, read in ((self.path(run), self.read), (self.failure_path(run), self.read_failure)):
+            try:
+                if path.exists():
+                    read(run)
+            except BadRecordError as error:
+                moved.append((str(error), self._move_aside(run, path)))
+        return moved
+
+    def _move_aside(self, run: Run, path: Path) -> Path:
+        folder = self.root / run.suite.identity / SET_ASIDE
+        folder /= path.parent.relative_to(self.root / run.suite.identity)
+        with _named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                place = folder / f"{path.stem}.{number}.json"
+                with contextlib.suppress(FileExistsError):
+                    os.link(path, place)
+                    break
+            path.unlink()
+        _flush_folder(path.parent)
+        return place
 
     def write(self, run: Run, record: dict[str, Any]) -> Path:
         """
+        Write a record, which ends the run: its checkpoint and what was known of its failures go.
+
         :param run: a run without a record
-        :param record: its record, JSON data without NaN or infinity
+        :param record: its record without the checksum, JSON data without NaN or infinity
         :return: the file written
         :raises RecordExistsError: if the run has a record by now; that one stays
+        :raises UnwritableError: if the disk is full, or refuses it
         """
-        path = self.path(run)
-        fields = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items())
+        path = _write_once(self.path(run), record)
+        self.failure_path(run).unlink(missing_ok=True)
+        self.tidy(run)
+        return path
+
+    def write_failure(self, run: Run, failure: dict[str, Any]) -> Path:
+        """
+        Record that a run failed for good.
+
+        :param run: a run without a record
+        :param failure: JSON data like a record's, with ``tracebacks``
+        :return: the file, which is the older one if there was one already
+        :raises UnwritableError: if the disk is full, or refuses it
+        """
+        path = self.failure_path(run)
+        with contextlib.suppress(RecordExistsError):
+            _write_once(path, failure)
+        return path
+
+    def read_checkpoint(self, run: Run) -> bytes | None:
+        """
+        :param run: a run without a record
+        :return: its last checkpoint, or None if there is none that can be read
+        """
+        try:
+            return self._checkpoint_path(run).read_bytes()
+        except OSError:
+            return None
+
+    def write_checkpoint(self, run: Run, checkpoint: bytes) -> None:
+        """
+        :param run: a run without a record
+        :param checkpoint: its new checkpoint, which replaces the one before it
+        :raises UnwritableError: if the disk is full, or refuses it; the one before it stays
+        """
+        replace_file(self._checkpoint_path(run), checkpoint)
+
+    def set_checkpoint_aside(self, run: Run) -> Path:
+        """
+        Keep a checkpoint that is of no use, to be looked into.
+
+        :param run: its run
+        :return: where it is now; it replaces one that was set aside before
+        """
+        path = self._checkpoint_path(run)
+        return path.replace(path.with_name("checkpoint.set-aside"))
+
+    def tidy(self, run: Run) -> None:
+        """
+        Remove what a finished run needed while it was made.
+
+        :param run: a run with a record
+        """
+        self._checkpoint_path(run).unlink(missing_ok=True)
+        # Held locks and what was set aside stay, and their folder with them.
+        with contextlib.suppress(OSError):
+            self._workshop(run).rmdir()
+
+
+def read_record(path: Path, fields: Set[str] = frozenset()) -> dict[str, Any]:
+    """
+    :param path: a record's file, or a failure's
+    :param fields: which fields it must have beside those that all have
+    :return: what it holds, as it was written
+    :raises BadRecordError: if it is damaged, or not what was written; it is left as it is
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or not _FIELDS | fields <= record.keys():
+        raise BadRecordError(f"{path} is not a record of a run")
+    if _CHECKSUM not in record:
+        raise BadRecordError(f"{path} has no checksum: it is of an older version of the benchmark")
+    if not _agrees(record):
+        raise BadRecordError(f"{path} has been damaged or edited: it does not agree with its checksum")
+    if digest(record["configuration"]) != record["digest"]:
+        raise BadRecordError(f"{path} has a digest that is not its configuration's")
+    return record
+
+
+def _agrees(record: dict[str, Any]) -> bool:
+    """Whether a record is what its checksum was taken of."""
+    try:
+        return digest({key: value for key, value in record.items() if key != _CHECKSUM}) == record[_CHECKSUM]
+    except ValueError:  # a number that is not finite, which nobody wrote
+        return False
+
+
+def _of_run(record: dict[str, Any], run: Run, path: Path) -> dict[str, Any]:
+    if record["run"] != run.id:
+        raise BadRecordError(f"{path} has been moved: it is the record of {record['run']}")
+    if record["digest"] != run.digest:
+        changed = _differences(record["configuration"], run.configuration)
+        raise BadRecordError(f"{path} was made by another configuration ({changed})")
+    return record
+
+
+def read_json(path: Path) -> Any:
+    """
+    :param path: a JSON file
+    :return: what it holds
+    :raises BenchmarkError: if it cannot be read
+    :raises BadRecordError: if it is damaged; the file is named and left as it is
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadRecordError(f"{path} is damaged ({error})") from error
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """
+    Write a derived file (a table, the anchors, a checkpoint), whole or not at all. Unlike a record it may replace an older
+    one.
+
+    :param path: the file
+    :param content: its content
+    :raises UnwritableError: if the disk is full, or refuses it
+    """
+    with _named(path):
+        os.replace(_write_temporary(path, content), path)
+
+
+def _write_once(path: Path, record: dict[str, Any]) -> Path:
+    # Raises for NaN and infinity, before anything is written.
+    sealed = record | {_CHECKSUM: digest(record)}
+    # A line for each field: differences stay readable.
+    fields = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sealed.items())
+    with _named(path):
         temporary = _write_temporary(path, "{\n" + ",\n".join(fields) + "\n}\n")
         try:
             os.link(temporary, path)
@@ -78,52 +317,34 @@ class Store:
             raise
         finally:
             temporary.unlink(missing_ok=True)
-        _flush_folder(path.parent)
-        # From here on nobody can write this record, so what other writers of it left behind is of no use.
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-        return path
+    _flush_folder(path.parent)
+    # From here on nobody can write this record, so what other writers of it left behind is of no use.
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return path
 
 
-_WAY_OUT = "move it away or delete it, and run the suite again to make it anew"
-
-
-def read_json(path: Path) -> Any:
-    """
-    :param path: a JSON file
-    :return: what it holds
-    :raises BenchmarkError: if it cannot be read as a whole; the file is named and left as it is
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BenchmarkError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
-
-
-def replace_file(path: Path, text: str) -> None:
-    """
-    Write a derived file (a table, the anchors), whole or not at all. Unlike a record it may replace an older one.
-
-    :param path: the file
-    :param text: its content
-    """
-    os.replace(_write_temporary(path, text), path)
-
-
-def _write_temporary(path: Path, text: str) -> Path:
+def _write_temporary(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say in one line what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _flush_folder(folder: Path) -> None:

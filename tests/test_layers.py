@@ -13,7 +13,7 @@ NAMES = [str(file.relative_to(ROOT)) for file in FILES]
 
 # Third-party packages that one file alone may import.
 OWNERS = {
-    "ray": {"sb3_gipo/remote.py"},
+    "ray": {"sb3_gipo/remote.py", "benchmarks/ray_executor.py"},
     "rl_zoo3": {"sb3_gipo/zoo.py"},
     "metaworld": {"benchmarks/envs.py"},
     "rliable": {"benchmarks/scores.py"},
@@ -34,7 +34,8 @@ ROOMS = {
     "sb3_gipo/buffers.py": {"numpy", "torch", "gymnasium", "stable_baselines3"},
     "sb3_gipo/behavior.py": {"torch", "gymnasium", "stable_baselines3"},
     "benchmarks/spec.py": {"pydantic", "tomli"},
-    "benchmarks/store.py": {"benchmarks.spec"},
+    "benchmarks/locks.py": set(),
+    "benchmarks/store.py": {"benchmarks.locks", "benchmarks.spec"},
     "benchmarks/report.py": {"matplotlib", "rich", "benchmarks.scores", "benchmarks.spec", "benchmarks.store"},
 }
 

@@ -1,10 +1,15 @@
+import errno
+import hashlib
 import json
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from suites import TINY, write_suite
 
 from benchmarks.spec import BenchmarkError, load_suite, plan
-from benchmarks.store import RecordExistsError, Store
+from benchmarks.store import BadRecordError, RecordExistsError, Store, UnwritableError, read_record
 
 
 @pytest.fixture
@@ -13,34 +18,66 @@ def run(tmp_path):
 
 
 @pytest.fixture
+def changed(tmp_path, run):
+    """The same run after its suite has been edited."""
+    return plan(load_suite(write_suite(tmp_path, TINY.replace("n_epochs = 2", "n_epochs = 7"))))[0]
+
+
+@pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "results")
 
 
-def record_of(run):
-    return {
-        "run": run.id,
-        "digest": run.digest,
-        "configuration": run.configuration,
-        "score": 1.5,
-        "curve": {"steps": [1]},
-    }
+def record_of(run, /, **fields):
+    common = {"run": run.id, "digest": run.digest, "configuration": run.configuration}
+    return common | {"score": 1.5, "curve": {"steps": [1]}} | fields
+
+
+def failure_of(run):
+    common = {"run": run.id, "digest": run.digest, "configuration": run.configuration}
+    return common | {"tracebacks": ["Traceback: it broke"]}
+
+
+def files(store):
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
 
 
 def test_a_record_is_read_back_from_its_readable_place(run, store):
     assert not store.finished(run)
     path = store.write(run, record_of(run))
     assert path == store.root / "tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json"
-    assert store.finished(run) and store.read(run) == record_of(run)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    record = store.read(run)
+    assert store.finished(run) and {**record_of(run), "checksum": record["checksum"]} == record
+    assert files(store) == ["tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json"]
+
+
+def test_the_checksum_is_that_of_the_canonical_json_of_all_other_fields(run, store):
+    record = json.loads(store.write(run, record_of(run)).read_text())
+    claimed = record.pop("checksum")
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    assert claimed == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_records_are_never_overwritten(run, store):
     path = store.write(run, record_of(run))
     before = path.read_bytes()
     with pytest.raises(RecordExistsError, match="exists already"):
-        store.write(run, {**record_of(run), "score": 99.0})
+        store.write(run, record_of(run, score=99.0))
     assert path.read_bytes() == before
+
+
+def test_of_many_writers_at_once_one_wins(run, store):
+    def write(score):
+        try:
+            store.write(run, record_of(run, score=score))
+        except RecordExistsError:
+            return None
+        return score
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [score for score in pool.map(write, range(40)) if score is not None]
+    assert winners == [store.read(run)["score"]]
+    assert files(store) == ["tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json"]
 
 
 def test_what_a_killed_writer_left_is_not_a_record(run, store):
@@ -50,7 +87,7 @@ def test_what_a_killed_writer_left_is_not_a_record(run, store):
     leftover.write_text('{"run": "half')
     assert not store.finished(run)
     store.write(run, record_of(run))
-    assert store.read(run) == record_of(run) and not leftover.exists()
+    assert store.read(run)["score"] == 1.5 and not leftover.exists()
 
 
 @pytest.mark.parametrize("size", [0, 1, 40, -3])
@@ -58,36 +95,151 @@ def test_a_truncated_record_is_named_and_kept(run, store, size):
     path = store.write(run, record_of(run))
     path.write_text(path.read_text()[:size])
     kept = path.read_bytes()
-    with pytest.raises(BenchmarkError, match=r"repeat0.json is damaged .*delete it, and run the suite again"):
+    with pytest.raises(BadRecordError, match=r"repeat0.json is damaged"):
         store.read(run)
     assert path.read_bytes() == kept
 
 
-def test_a_record_of_another_configuration_is_named(tmp_path, run, store):
+def test_every_single_changed_digit_is_noticed(run, store):
+    path = store.write(run, record_of(run))
+    text = path.read_text()
+    places = [place for place, character in enumerate(text) if character.isdigit()]
+    for place in places:
+        path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+        with pytest.raises(BadRecordError):
+            store.read(run)
+    path.write_text(text)
+    assert store.read(run)
+
+
+def test_a_record_of_another_configuration_is_named(run, changed, store):
     store.write(run, record_of(run))
-    changed = plan(load_suite(write_suite(tmp_path, TINY.replace("n_epochs = 2", "n_epochs = 7"))))[0]
     with pytest.raises(
-        BenchmarkError, match=r"repeat0.json was made by another configuration \(learner.n_epochs 2 instead"
+        BadRecordError, match=r"repeat0.json was made by another configuration \(learner.n_epochs 2 instead"
     ):
         store.read(changed)
 
 
-@pytest.mark.parametrize("edit", [{"run": "tiny/elsewhere"}, {"configuration": {}}])
-def test_a_moved_or_edited_record_is_named(run, store, edit):
-    path = store.write(run, record_of(run))
-    path.write_text(json.dumps({**record_of(run), **edit}))
-    with pytest.raises(BenchmarkError, match=r"repeat0.json has been moved or edited"):
-        store.read(run)
+def test_a_moved_record_is_named(tmp_path, run, store):
+    other = plan(load_suite(write_suite(tmp_path)))[1]
+    store.path(other).parent.mkdir(parents=True)
+    store.write(run, record_of(run)).rename(store.path(other))
+    with pytest.raises(BadRecordError, match=f"repeat0.json has been moved: it is the record of {run.id}"):
+        store.read(other)
 
 
-def test_other_json_is_no_record(run, store):
+def test_a_configuration_that_is_not_the_digests_is_named(run, store):
+    forged = record_of(run, configuration={"task": "another"})
+    path = store.write(run, forged)
+    with pytest.raises(BadRecordError, match="a digest that is not its configuration's"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[1, 2]", "not a record of a run"),
+        ('{"run": "tiny", "score": 1}', "not a record of a run"),
+        ('{"run": 1, "digest": 2, "configuration": 3, "score": 4, "curve": 5}', "has no checksum"),
+        (
+            '{"run": 1, "digest": 2, "configuration": 3, "score": NaN, "curve": 5, "checksum": null}',
+            "damaged or edited",
+        ),
+        ('{"run": 1, "digest": 2, "configuration": 3, "score": 1e999, "curve": 5, "checksum": 6}', "damaged or edited"),
+    ],
+)
+def test_other_json_is_no_record(run, store, content, problem):
     path = store.write(run, record_of(run))
-    path.write_text("[1, 2]")
-    with pytest.raises(BenchmarkError, match=r"repeat0.json is not a record of a run"):
+    path.write_text(content)
+    with pytest.raises(BadRecordError, match=rf"repeat0.json .*{problem}"):
         store.read(run)
 
 
 def test_numbers_that_json_lacks_are_refused(run, store):
     with pytest.raises(ValueError, match="Out of range float"):
-        store.write(run, {**record_of(run), "score": float("nan")})
+        store.write(run, record_of(run, score=float("nan")))
     assert not store.finished(run)
+
+
+def test_a_survey_goes_on_without_what_is_bad(tmp_path, store):
+    finished, failed, damaged, missing = plan(load_suite(write_suite(tmp_path)))[:4]
+    store.write(finished, record_of(finished))
+    store.write_failure(failed, failure_of(failed))
+    store.write(damaged, record_of(damaged)).write_text("{")
+    before = files(store)
+    survey = store.survey([finished, failed, damaged, missing])
+    assert [(each, record["score"]) for each, record in survey.finished] == [(finished, 1.5)]
+    assert [(each, record["tracebacks"]) for each, record in survey.failed] == [(failed, ["Traceback: it broke"])]
+    assert [(each, str(store.path(damaged)) in line) for each, line in survey.bad] == [(damaged, True)]
+    assert files(store) == before
+
+
+def test_what_is_bad_is_set_aside_under_numbers_that_never_collide(run, changed, store):
+    for nth in range(3):
+        store.write(run, record_of(run, score=float(nth)))
+        # Of good files nothing is moved.
+        assert store.set_aside(run) == []
+        ((problem, place),) = store.set_aside(changed)
+        assert "another configuration" in problem
+        assert place == store.root / f"tiny/set-aside/fresh/ppo/CartPole-v1/seed0/repeat0.{nth + 1}.json"
+    folder = store.root / "tiny/set-aside/fresh/ppo/CartPole-v1/seed0"
+    assert [read_record(folder / f"repeat0.{nth}.json")["score"] for nth in (1, 2, 3)] == [0.0, 1.0, 2.0]
+    assert not store.finished(run)
+
+
+def test_a_failure_is_set_aside_and_replaced_like_a_record(run, changed, store):
+    path = store.write_failure(run, failure_of(run))
+    # The first is kept, as a record would be.
+    assert store.write_failure(run, failure_of(run) | {"tracebacks": ["another"]}) == path
+    assert store.read_failure(run)["tracebacks"] == ["Traceback: it broke"]
+    assert path.name == "repeat0.failed.json"
+    ((_, place),) = store.set_aside(changed)
+    assert place.name == "repeat0.failed.1.json" and store.read_failure(run) is None
+    store.write_failure(run, failure_of(run))
+    store.write(run, record_of(run))
+    assert not path.exists() and store.survey([run]).failed == []
+
+
+def test_writing_a_record_removes_the_checkpoint_and_nothing_else(run, store):
+    lock = store.lock(run)
+    checkpoint = store._checkpoint_path(run)
+    checkpoint.write_bytes(b"")
+    kept = checkpoint.with_name("kept")
+    kept.touch()
+    store.write(run, record_of(run))
+    assert not checkpoint.exists() and kept.exists() and store.lock(run) is None
+    lock.release()
+    kept.unlink()
+    store.tidy(run)
+    assert files(store) == ["tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json"] and not kept.parent.exists()
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_no_half_record(run, store):
+    record = record_of(run, curve={"steps": list(range(100_000))})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UnwritableError, match=r"cannot write .*repeat0.json: File too large"):
+            store.write(run, record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(store) == []
+    assert store.write(run, record).exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "link", "open"])
+def test_a_full_disk_is_one_line_wherever_it_shows(run, store, monkeypatch, call):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open" if call == "open" else f"os.{call}", full)
+    with pytest.raises(UnwritableError, match=r"^cannot write .*repeat0.json: No space left on device$"):
+        store.write(run, record_of(run))
+    monkeypatch.undo()
+    assert files(store) == []
+
+
+def test_a_file_that_cannot_be_read_is_not_called_bad(run, store):
+    store.path(run).mkdir(parents=True)
+    with pytest.raises(BenchmarkError, match=r"cannot read .*repeat0.json: Is a directory"):
+        store.survey([run])

@@ -1,0 +1,135 @@
+"""
+Through the command line: killed at random moments and started again, it ends in the records of an undisturbed execution.
+
+The moments are drawn from a seed, and counted in files that appear rather than in seconds, so that every kill meets a
+command that is at work.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from suites import TINY, write_suite
+
+from benchmarks.executors import serial
+from benchmarks.spec import load_suite, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+# Fifteen iterations a run, and a checkpoint before each but the first.
+LONGER = TINY.replace("budget = 192", "budget = 960")
+
+
+def start(*arguments, cwd):
+    """The command line in a process group of its own, to be killed. What it says goes to a file."""
+    with open(cwd / "output", "a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def timeless(folder):
+    """All records of a store, as they were written, without what no two executions share."""
+    records = {}
+    for path in sorted(folder.rglob("*.json")):
+        record = json.loads(path.read_text())
+        different = {name for name in record if name.endswith("_seconds") or name == "checksum"}
+        records[str(path.relative_to(folder))] = {name: record[name] for name in record.keys() - different}
+    return records
+
+
+def finished(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("repeat*.json")}
+
+
+def written(folder):
+    """When each checkpoint and record was written."""
+    times = set()
+    for path in [*folder.rglob("checkpoint"), *folder.rglob("repeat*.json")]:
+        with contextlib.suppress(FileNotFoundError):  # its run has just ended
+            times.add((path, path.stat().st_mtime_ns))
+    return times
+
+
+def await_files(folder, count, process):
+    """Until so many checkpoints and records have been written from now on, or the command has ended."""
+    seen = set(before := written(folder))
+    while len(seen) < len(before) + count and process.poll() is None:
+        seen |= written(folder)
+        time.sleep(0.002)
+
+
+def kill(victim, process):
+    children = psutil.Process(process.pid).children(recursive=True)
+    if victim == "worker":
+        # Of local workers the one that has loaded most is at work; Ray's say what they do.
+        loaded = max(children, key=lambda child: child.memory_info().rss)
+        at_work = [child for child in children if "ray::_attempt" in " ".join(child.cmdline())]
+        (at_work or [loaded])[0].kill()
+        return
+    if victim == "driver":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    # Workers die with their driver.
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def disturb(folder, suite, victims, rng, *options):
+    """Start the command, kill a victim at a random moment, and so on; the last time it is left alone."""
+    command = ("run", suite, "--workers", "2", "--checkpoint-minutes", "1e-9", *options)
+    results = folder / "results"
+    process = start(*command, cwd=folder)
+    for victim in victims:
+        await_files(results, rng.randrange(2, 20), process)
+        if process.poll() is None:
+            before = finished(results)
+            kill(victim, process)
+            assert before.items() <= finished(results).items(), "what is finished stays as it is"
+        if process.poll() is not None:
+            process = start(*command, cwd=folder)
+    code = process.wait(timeout=600)
+    assert code == 0, (folder / "output").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    serial(plan(load_suite(write_suite(folder, LONGER))), folder / "results", lambda event: None, checkpoint_minutes=0)
+    return timeless(folder / "results")
+
+
+def check(folder, undisturbed):
+    assert timeless(folder / "results") == undisturbed
+    assert not list((folder / "results").rglob(".*")), "no lock, checkpoint or temporary file is left"
+    output = (folder / "output").read_text()
+    assert "goes on from step" in output and "Traceback" not in output
+
+
+def test_killed_at_random_moments(tmp_path, undisturbed):
+    disturb(tmp_path, write_suite(tmp_path, LONGER), ["worker", "driver", "everything"], random.Random(0))
+    check(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "driver", "everything"])
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_killed_ten_times(tmp_path, undisturbed, victim, executor):
+    # A run whose worker is killed goes to the end of the queue, so that none is killed three times and recorded as failed.
+    rng = random.Random(f"{victim} {executor}")
+    disturb(tmp_path, write_suite(tmp_path, LONGER), [victim] * 10, rng, "--executor", executor)
+    check(tmp_path, undisturbed)
