@@ -16,7 +16,7 @@ OWNERS = {
     "ray": {"sb3_gipo/remote.py"},
     "rl_zoo3": {"sb3_gipo/zoo.py"},
     "metaworld": {"benchmarks/envs.py"},
-    "rliable": {"benchmarks/scores.py"},
+    "rliable": {"benchmarks/scores.py", "benchmarks/statistics.py"},
 }
 LIBRARY = {"sb3_gipo", "stable_baselines3", "torch", "numpy", "gymnasium", "ray", "rl_zoo3"}
 # Rooms that know less than their package: the modules outside the standard library that they may import.
