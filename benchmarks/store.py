@@ -102,22 +102,22 @@ def read_json(path: Path) -> Any:
         raise BenchmarkError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """
     Write a derived file (a table, the anchors), whole or not at all. Unlike a record it may replace an older one.
 
     :param path: the file
-    :param text: its content
+    :param content: its content
     """
-    os.replace(_write_temporary(path, text), path)
+    os.replace(_write_temporary(path, content), path)
 
 
-def _write_temporary(path: Path, text: str) -> Path:
+def _write_temporary(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
