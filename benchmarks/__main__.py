@@ -1,11 +1,12 @@
 """The command line of the benchmark: `python -m benchmarks --help`."""
 
 import os
+import shlex
 import sys
 from collections import Counter
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from benchmarks import executors, progress
 from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
 from benchmarks.store import Store, Survey, replace_file
 from benchmarks.workers import Crew, Processes, Serial
+
+if TYPE_CHECKING:
+    from benchmarks.derived import Study
 
 # Commands import what is heavy (torch, metaworld, rliable) for themselves, so that help and worker processes start at once.
 
@@ -30,7 +34,9 @@ An honest, resumable benchmark of GIPO, PPO, SAPO and plain importance sampling 
 
 `python -m benchmarks run demo` — a first ranking in a few minutes
 
-`python -m benchmarks table demo` — show it, and write it as Markdown, CSV and a figure
+`python -m benchmarks table demo` — show it, and write it as Markdown, LaTeX, CSV and a figure
+
+`python -m benchmarks plot demo` and `python -m benchmarks report demo` — all figures, and one web page with everything
 
 `python -m benchmarks run metaworld8 --regime stale --seeds 0-1 --repeats 0 --budget 50000` — a small part of a large suite
 
@@ -50,6 +56,10 @@ Budget = Annotated[
         help="environment steps a run, or a share of the suite's own such as 10%; records of another budget go to another "
         "folder",
     ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL", help="the algorithm that others are compared with  [default: ppo, if there is one]"),
 ]
 Results = Annotated[Path, typer.Option(metavar="DIR", help="where records and tables are")]
 DEFAULT_RESULTS = Path("results")
@@ -199,30 +209,65 @@ def show_plan(suite: SuiteName, budget: Budget = None, results: Results = DEFAUL
 
 
 @app.command()
-def table(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
+def table(
+    suite: SuiteName, budget: Budget = None, baseline: Baseline = None, results: Results = DEFAULT_RESULTS
+) -> None:
     """
-    Rank the algorithms by what is finished, and write the ranking as Markdown, CSV and a figure.
+    Rank the algorithms by what is finished, and write the ranking as Markdown, LaTeX, CSV and a figure.
 
-    Works with missing runs too, and marks them.
+    Works with missing runs too, and marks them. `docs/statistics.md` defines every number.
     """
-    from benchmarks import anchors, provenance, report, scores
+    from benchmarks import report
 
     chosen = _load(suite, budget)
-    done = _finished(Store(results), plan(chosen))
-    if not done:
-        raise _nothing_finished(chosen, suite)
-    scored = scores.score(
-        chosen,
-        [(each, record["score"], record["success"]) for each, record in done],
-        anchors.load_anchors(results),
-    )
+    study = _study(chosen, baseline, results)
+    report.print_tables(chosen, study.regimes, _console())
+    _derive("table", study, _command("table", suite, chosen, budget, baseline), results)
+
+
+@app.command()
+def plot(
+    suite: SuiteName, budget: Budget = None, baseline: Baseline = None, results: Results = DEFAULT_RESULTS
+) -> None:
+    """
+    Draw what is finished, each figure as PNG and SVG.
+
+    Interquartile means, sample efficiency, performance profiles, probability of improvement, ranks, and how much of the data
+    is used.
+    """
+    chosen = _load(suite, budget)
+    study = _study(chosen, baseline, results)
+    _derive("plot", study, _command("plot", suite, chosen, budget, baseline), results)
+
+
+@app.command("report")
+def write_report(
+    suite: SuiteName, budget: Budget = None, baseline: Baseline = None, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Write one web page that needs nothing else: tables, figures, protocol, costs, and what is missing."""
+    chosen = _load(suite, budget)
+    study = _study(chosen, baseline, results)
+    _derive("report", study, _command("report", suite, chosen, budget, baseline), results)
+
+
+@app.command()
+def check(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
+    """
+    Make tables, figures and page again, in memory, and say which in DIR are not what the records say.
+
+    Ends with exit code 1 if there are any.
+    """
+    from benchmarks import derived
+
+    chosen = _load(suite, budget)
+    folder = results / chosen.identity
+    old = derived.stale(folder, lambda baseline: _study(chosen, baseline, results)) if folder.is_dir() else []
     console = _console()
-    report.print_tables(chosen, scored, console)
-    # The machine's folders are nobody's business: the command is written without them.
-    command = f"python -m benchmarks table {Path(suite).name}" + (f" --budget {chosen.budget}" if budget else "")
-    files = report.write_report(chosen, scored, results / chosen.identity, command, provenance.commit())
-    console.print("Written: " + ", ".join(str(path) for path in files[:-1]))
-    console.print(f"Figure:  {files[-1]}", highlight=False)
+    for name in old:
+        console.print(f"not what the records say: {folder / name}", highlight=False, markup=False)
+    if old:
+        raise typer.Exit(1)
+    console.print(f"All derived files in {folder} are what the records say.", highlight=False, markup=False)
 
 
 @app.command()
@@ -408,6 +453,36 @@ def _set_aside(store: Store, each: Run) -> None:
 
 def _warn(line: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", highlight=False, markup=False)
+
+
+def _study(suite: Suite, baseline: str | None, results: Path) -> "Study":
+    from benchmarks import anchors, derived
+
+    store = Store(results)
+    runs = plan(suite)
+    label = derived.baseline_of(suite, baseline)
+    # One record at a time: those of a large suite fill gigabytes.
+    finished = (pair for each in runs for pair in _finished(store, [each]))
+    failed = [each.id for each in runs if store.failure_path(each).exists()]
+    return derived.read(suite, finished, failed, anchors.load_anchors(results), label)
+
+
+def _command(name: str, given: str, suite: Suite, budget: str | None, baseline: str | None) -> str:
+    # The machine's folders are nobody's business: the command is written without them.
+    words = ["python", "-m", "benchmarks", name, Path(given).name]
+    words += ["--budget", str(suite.budget)] if budget else []
+    words += ["--baseline", baseline] if baseline else []
+    return shlex.join(words)
+
+
+def _derive(kind: str, study: "Study", command: str, results: Path) -> None:
+    from benchmarks import derived, provenance
+
+    files = derived.COMMANDS[kind](study, f"made by `{command}` at commit {provenance.commit()}")
+    paths = [results / study.suite.identity / name for name in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        replace_file(path, content)
+    _console().print("Written: " + ", ".join(str(path) for path in paths), highlight=False)
 
 
 def _range(option: str, text: str | None) -> list[int] | None:

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks import provenance
 from benchmarks.spec import Run
-from sb3_gipo import GIPO
+from sb3_gipo import GIPO, UtilizationRecorder
 
 __all__ = ["Checkpointer", "Checkpoints", "Stopwatch"]
 
@@ -88,19 +88,28 @@ class _UselessError(Exception):
 
 class Checkpointer(BaseCallback):
     """
-    Makes the checkpoints of a run, between two iterations. Give it to ``learn()`` after the recorder.
+    Makes the checkpoints of a run, between two iterations. Give it to ``learn()`` after the recorders.
 
     :param run: the run
     :param checkpoints: where they go, and where they come from
     :param recorder: the run's learning curve so far
+    :param utilization: the run's multipliers so far
     :param stopwatch: the run's cost so far
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, recorder: Recorder, stopwatch: Stopwatch):
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        utilization: UtilizationRecorder,
+        stopwatch: Stopwatch,
+    ):
         super().__init__()
         self._run = run
         self._checkpoints = checkpoints
         self._recorder = recorder
+        self._utilization = utilization
         self._stopwatch = stopwatch
         # (steps of the whole run, environments, ...), allocated with the first action.
         self._actions: np.ndarray | None = None
@@ -126,6 +135,8 @@ class Checkpointer(BaseCallback):
             return start_over()
         self._recorder.curve = state["curve"]
         self._recorder.episodes = state["episodes"]
+        self._utilization.histogram = state["histogram"]
+        self._utilization.multiplier_sum = state["multiplier_sum"]
         self._stopwatch.add(state["cost"])
         for actions in state["actions"]:
             self._log(actions)
@@ -158,6 +169,8 @@ class Checkpointer(BaseCallback):
             "buffer": buffer.getvalue(),
             "curve": self._recorder.curve,
             "episodes": self._recorder.episodes,
+            "histogram": self._utilization.histogram,
+            "multiplier_sum": self._utilization.multiplier_sum,
             "actions": actions,
             "cost": self._stopwatch.read(),
         }

@@ -1,13 +1,15 @@
-"""What a suite will cost, judged by the runs of it that are finished."""
+"""What a suite has cost, and will cost, judged by the runs of it that are finished."""
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from benchmarks.spec import Run
 
-__all__ = ["Cost", "estimate"]
+__all__ = ["Cost", "Spent", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,31 @@ def estimate(runs: Iterable[Run], finished: Iterable[tuple[Run, float]]) -> Cost
         return Cost(len(runs), steps, None)
     each = (next(mean[kind(run)] for kind, mean in zip(kinds, means, strict=True) if kind(run) in mean) for run in runs)
     return Cost(len(runs), steps, sum(each))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """
+    What finished runs have cost, and what they were made with.
+
+    :param cpu_seconds: by (regime, algorithm)
+    :param machines: runs by description of the machine
+    :param versions: runs by "package version"
+    :param commits: runs by commit
+    """
+
+    cpu_seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    machines: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    commits: Counter[str] = field(default_factory=Counter)
+
+    def add(self, run: Run, record: dict[str, Any]) -> None:
+        """
+        :param run: a finished run
+        :param record: its record
+        """
+        self.cpu_seconds[run.regime, run.algorithm] += record["cpu_seconds"]
+        machine = record["machine"]
+        self.machines[f"{machine['system']}, {machine['architecture']}, {machine['cpus']} CPUs"] += 1
+        self.versions.update(f"{package} {version}" for package, version in record["versions"].items() if version)
+        self.commits[record["commit"]] += 1

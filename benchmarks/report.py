@@ -1,37 +1,53 @@
 """
-Scores to tables and figures: in the terminal, as Markdown, CSV and PNG. Computes no statistic.
+Scores to tables: in the terminal, as Markdown, LaTeX and CSV. Computes no statistic.
 
 Every file names the command and commit that made it, and every number the normalisation it is.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from benchmarks.scores import AlgorithmScores, Estimate, RegimeScores
+from benchmarks.scores import AlgorithmScores, NormalisedScores, RegimeScores
 from benchmarks.spec import Suite
-from benchmarks.store import replace_file
+from benchmarks.statistics import Estimate, StepsRatio
 
-__all__ = ["legend", "print_tables", "write_report"]
+__all__ = ["NORMALISATIONS", "Table", "legend", "missing", "print_tables", "tables", "write"]
 
-# Okabe and Ito's blue and vermilion, told apart with any colour vision.
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
+#: The normalisations as fields of AlgorithmScores, with their names for readers.
+NORMALISATIONS = {"min_max": "min-max", "absolute": "absolute"}
 _MISSING = "–"
-_RANKING = (
-    "rank",
-    "algorithm",
-    "runs",
-    "seeds",
-    "IQM min-max [95 %]",
-    "IQM absolute [95 %]",
-    "IQM return [95 %]",
-    "success [95 %]",
-)
+_LEFT = ("algorithm", "task")
+_AGGREGATES = ("iqm", "median", "mean", "optimality_gap", "area")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    _MISSING: "--",
+    "<": r"$<$",
+    ">": r"$>$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table as a reader sees it.
+
+    :param title: what it shows, of which suite and regime
+    :param header: a name for each column
+    :param rows: as many cells each
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
 
 
 def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
@@ -48,12 +64,31 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
         "absolute: random policy = 0, scripted expert = 1. return: unscaled. success: at any step of an episode.",
         "IQM over seeds x tasks (repeats averaged first); [95 %]: stratified bootstrap over seeds. Rank: by IQM min-max.",
         "runs: finished/planned. seeds: finished on all tasks; the numbers rest on these.",
+        "median: over tasks. gap: optimality gap, mean shortfall below 1. area: mean of the IQM's learning curve.",
+        "docs/statistics.md defines every number.",
     ]
+    for baseline in dict.fromkeys(regime.baseline for regime in regimes):
+        if baseline is not None:
+            lines += [
+                f"P(> {baseline}): probability that a run scores higher than one of {baseline} on the same task.",
+                f"steps ratio: how many times fewer environment steps than {baseline} needs, to {baseline}'s final IQM; "
+                "<: never reached.",
+            ]
+    without = [regime.regime for regime in regimes if regime.baseline is None]
+    if without:
+        lines.append(
+            f"Nothing to compare with under {', '.join(without)}: no P(>), no steps ratio; --baseline LABEL names another."
+        )
     if regimes and regimes[0].without_anchors:
         lines.append(f"No absolute score: no anchors for {', '.join(regimes[0].without_anchors)}.")
-    if any(algorithm.finished < algorithm.planned for regime in regimes for algorithm in regime.algorithms):
+    if any(missing(regime) for regime in regimes):
         lines.append("Runs are missing: the ranking is not final.")
     return lines
+
+
+def missing(regime: RegimeScores) -> int:
+    """How many runs of a regime are planned and not finished."""
+    return sum(entry.planned - entry.finished for entry in regime.algorithms)
 
 
 def print_tables(suite: Suite, regimes: list[RegimeScores], console: Console) -> None:
@@ -63,46 +98,62 @@ def print_tables(suite: Suite, regimes: list[RegimeScores], console: Console) ->
     :param console: where to
     """
     for regime in regimes:
-        for title, header, rows in _tables(suite, regime):
-            table = Table(title=title, title_justify="left", caption=suite.note or None, caption_style="bold")
-            for name in header:
-                table.add_column(name, justify="left" if name in ("algorithm", "task") else "right")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+        for table in tables(suite, regime):
+            shown = RichTable(title=table.title, title_justify="left", caption=suite.note or None, caption_style="bold")
+            for name in table.header:
+                left = name in _LEFT
+                shown.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
+            for row in table.rows:
+                shown.add_row(*row)
+            console.print(shown)
     for line in legend(suite, regimes):
         console.print(line, highlight=False)
 
 
-def write_report(suite: Suite, regimes: list[RegimeScores], folder: Path, command: str, commit: str) -> list[Path]:
+def write(suite: Suite, regimes: list[RegimeScores], origin: str) -> dict[str, bytes]:
     """
     :param suite: the suite
     :param regimes: its scores
-    :param folder: where to; made if need be
-    :param command: the command line that made the report
-    :param commit: the commit of the code that made it
-    :return: the files written: Markdown, CSV of the ranking, CSV of the tasks, and the figure
+    :param origin: which command and commit make the files
+    :return: name to content: Markdown, LaTeX, CSV of the ranking and of the tasks
     """
-    origin = f"made by `{command}` at commit {commit}"
     files = {
         "table.md": _markdown(suite, regimes, origin),
+        "table.tex": _latex(suite, regimes, origin),
         "ranking.csv": _csv(_ranking_records(regimes), suite, origin),
         "tasks.csv": _csv(_task_records(regimes), suite, origin),
     }
-    for name, text in files.items():
-        replace_file(folder / name, text)
-    _figure(suite, regimes, folder / "iqm.png", origin)
-    return [folder / name for name in (*files, "iqm.png")]
+    return {name: text.encode() for name, text in files.items()}
 
 
-def _tables(suite: Suite, regime: RegimeScores) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    yield f"{suite.identity}, {regime.regime}: ranking", _RANKING, [_ranking_row(entry) for entry in regime.algorithms]
+def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
+    """
+    :param suite: the suite
+    :param regime: scores of one of its regimes
+    :return: the ranking, the aggregates of each normalisation that there is, the ranks, and the returns of each task
+    """
+    where = f"{suite.identity}, {regime.regime}"
+    header = ("rank", "algorithm", "runs", "seeds")
+    header += ("IQM min-max [95 %]", "IQM absolute [95 %]", "IQM return [95 %]", "success [95 %]")
+    yield Table(f"{where}: ranking", header, [_ranking_row(entry) for entry in regime.algorithms])
+    for field, name in NORMALISATIONS.items():
+        scores = [(entry, getattr(entry, field)) for entry in regime.algorithms]
+        if any(of_kind for _, of_kind in scores):
+            header = ("algorithm", "median", "mean", "gap", "area")
+            header += (f"P(> {regime.baseline})", "steps ratio") if regime.baseline else ()
+            rows = [_aggregates_row(entry, of_kind, bool(regime.baseline)) for entry, of_kind in scores]
+            yield Table(f"{where}: aggregates, {name} [95 %]", header, rows)
+    ranked = [entry for entry in regime.algorithms if entry.ranks is not None]
+    if ranked:
+        header = ("algorithm", *(str(rank) for rank in range(1, len(ranked) + 1)))
+        rows = [(entry.algorithm, *(f"{share:.2f}" for share in entry.ranks or ())) for entry in ranked]
+        yield Table(f"{where}: share of resamples in each rank by IQM min-max", header, rows)
     header = ("task", *(entry.algorithm for entry in regime.algorithms))
     rows = []
     for task in suite.tasks:
         cells = (entry.tasks[task] for entry in regime.algorithms)
         rows.append((task, *(_text(cell.mean_return, 1) + _share(cell.finished, cell.planned) for cell in cells)))
-    yield f"{suite.identity}, {regime.regime}: mean unscaled return of each task", header, rows
+    yield Table(f"{where}: mean unscaled return of each task", header, rows)
 
 
 def _ranking_row(entry: AlgorithmScores) -> tuple[str, ...]:
@@ -111,23 +162,37 @@ def _ranking_row(entry: AlgorithmScores) -> tuple[str, ...]:
         entry.algorithm,
         f"{entry.finished}/{entry.planned}",
         str(entry.seeds),
-        _estimate(entry.min_max, 3),
-        _estimate(entry.absolute, 3),
+        _estimate(entry.min_max and entry.min_max.iqm, 3),
+        _estimate(entry.absolute and entry.absolute.iqm, 3),
         _estimate(entry.raw, 1),
         _estimate(entry.success, 2),
     )
 
 
+def _aggregates_row(entry: AlgorithmScores, scores: NormalisedScores | None, compared: bool) -> tuple[str, ...]:
+    row = (entry.algorithm, *(_estimate(scores and getattr(scores, name), 2) for name in _AGGREGATES[1:]))
+    return (*row, _estimate(entry.improvement, 2), _steps(scores and scores.steps)) if compared else row
+
+
 def _estimate(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return _MISSING
+    return _MISSING if estimate is None else f"{_text(estimate.value, digits)} {_interval(estimate, digits)}"
+
+
+def _interval(estimate: Estimate, digits: int) -> str:
     if estimate.low is None:
-        return f"{_text(estimate.value, digits)} [{_MISSING}]"
-    return f"{_text(estimate.value, digits)} [{_text(estimate.low, digits)}, {_text(estimate.high, digits)}]"
+        return f"[{_MISSING}]"
+    return f"[{_text(estimate.low, digits)}, {_text(estimate.high, digits)}]"
+
+
+def _steps(steps: StepsRatio | None) -> str:
+    if steps is None or steps.ratio.value > 0:
+        return _estimate(steps and steps.ratio, 2)
+    return f"< {_text(steps.bound, 2)} {_interval(steps.ratio, 2)}"
 
 
 def _text(number: float | None, digits: int) -> str:
-    return _MISSING if number is None else f"{number:.{digits}f}"
+    # Rounded first, and never "-0.00".
+    return _MISSING if number is None else f"{round(number, digits) + 0.0:.{digits}f}"
 
 
 def _share(finished: int, planned: int) -> str:
@@ -139,11 +204,34 @@ def _markdown(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
     if suite.note:
         parts.append(f"**{suite.note}**")
     for regime in regimes:
-        for title, header, rows in _tables(suite, regime):
-            lines = [header, tuple("---" for _ in header), *rows]
-            parts += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+        for table in tables(suite, regime):
+            lines = [table.header, tuple("---" for _ in table.header), *table.rows]
+            parts += [f"## {table.title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
     parts += ["\n".join(f"- {line}" for line in legend(suite, regimes)), f"![IQM with intervals](iqm.png)\n\n{origin}"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _latex(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
+    """Tables to be \\input; numbers keep their brackets, so that a column reads as in the terminal."""
+    lines = [
+        f"% {line}" for line in (origin, "Needs \\usepackage{booktabs}.", suite.note, *legend(suite, regimes)) if line
+    ]
+    for regime in regimes:
+        for table in tables(suite, regime):
+            columns = "".join("l" if name in _LEFT else "r" for name in table.header)
+            caption = f"{table.title} ({suite.note})" if suite.note else table.title
+            lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}"]
+            lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.header), r"\midrule"]
+            lines += [*(_latex_row(row) for row in table.rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: tuple[str, ...]) -> str:
+    return " & ".join(_escape(cell) for cell in cells) + r" \\"
+
+
+def _escape(text: str) -> str:
+    return re.sub("|".join(re.escape(character) for character in _LATEX), lambda found: _LATEX[found[0]], text)
 
 
 def _ranking_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
@@ -158,17 +246,32 @@ def _ranking_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
                 "planned": entry.planned,
                 "seeds": entry.seeds,
             }
-            for name, estimate in (
-                ("iqm_min_max", entry.min_max),
-                ("iqm_absolute", entry.absolute),
-                ("iqm_return", entry.raw),
-                ("success", entry.success),
-            ):
-                record[name] = estimate and estimate.value
-                record[f"{name}_low"] = estimate and estimate.low
-                record[f"{name}_high"] = estimate and estimate.high
+            for field in NORMALISATIONS:
+                scores: NormalisedScores | None = getattr(entry, field)
+                for name in _AGGREGATES:
+                    record |= _columns(f"{name}_{field}", scores and getattr(scores, name))
+                steps = scores and scores.steps
+                record |= _columns(f"steps_ratio_{field}", steps and steps.ratio)
+                record[f"steps_ratio_{field}_bound"] = _number(steps and steps.bound)
+                record[f"steps_ratio_{field}_reached"] = _number(steps and steps.reached)
+            record |= _columns("iqm_return", entry.raw) | _columns("success", entry.success)
+            record["baseline"] = regime.baseline
+            record |= _columns("improvement", entry.improvement)
             records.append(record)
     return records
+
+
+def _columns(name: str, estimate: Estimate | None) -> dict[str, object]:
+    return {
+        name: _number(estimate and estimate.value),
+        f"{name}_low": _number(estimate and estimate.low),
+        f"{name}_high": _number(estimate and estimate.high),
+    }
+
+
+def _number(number: float | None) -> str | None:
+    """Twelve significant digits: more would differ from one processor to another."""
+    return None if number is None else f"{number:.12g}"
 
 
 def _task_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
@@ -179,8 +282,8 @@ def _task_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
             "task": task,
             "finished": scores.finished,
             "planned": scores.planned,
-            "mean_return": scores.mean_return,
-            "success": scores.success,
+            "mean_return": _number(scores.mean_return),
+            "success": _number(scores.success),
         }
         for regime in regimes
         for entry in regime.algorithms
@@ -196,34 +299,3 @@ def _csv(records: list[dict[str, object]], suite: Suite, origin: str) -> str:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
-
-
-def _figure(suite: Suite, regimes: list[RegimeScores], path: Path, origin: str) -> None:
-    """IQM intervals, a row for each regime and a column for each normalisation."""
-    height = 1.0 + sum(0.8 + 0.3 * len(regime.algorithms) for regime in regimes)
-    figure = Figure(figsize=(9, height), layout="constrained")
-    grid = figure.subplots(len(regimes), 2, squeeze=False)
-    for axes, regime in zip(grid, regimes, strict=True):
-        names = [entry.algorithm for entry in regime.algorithms]
-        for axis, colour, marker, label, estimates in (
-            (axes[0], _BLUE, "o", "IQM, min-max over these algorithms", [e.min_max for e in regime.algorithms]),
-            (axes[1], _VERMILION, "s", "IQM, random = 0, expert = 1", [e.absolute for e in regime.algorithms]),
-        ):
-            for position, estimate in enumerate(estimates):
-                if estimate is None:
-                    axis.annotate("missing", (0, position), color="0.4", va="center")
-                    continue
-                axis.plot(estimate.value, position, marker, color=colour)
-                if estimate.low is not None:
-                    axis.plot([estimate.low, estimate.high], [position, position], color=colour, linewidth=2)
-            axis.set_yticks(range(len(names)), names)
-            axis.set_ylim(len(names) - 0.5, -0.5)
-            axis.set_title(regime.regime, loc="left", fontsize="medium")
-            axis.set_xlabel(label)
-            axis.grid(axis="x", color="0.9")
-    title = f"{suite.identity}: {suite.budget:,} steps a run, 95 % intervals"
-    figure.suptitle(f"{title}\n{suite.note}" if suite.note else title)
-    figure.supxlabel(origin, fontsize="xx-small", color="0.4")
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=150, metadata={"Description": origin})
-    temporary.replace(path)

@@ -19,7 +19,17 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from benchmarks import envs, provenance
 from benchmarks.checkpoints import Checkpointer, Checkpoints, Stopwatch
 from benchmarks.spec import Algorithm, BenchmarkError, OutsideAlgorithm, Run, WarmupCosine, choose
-from sb3_gipo import GIPO, SAPO, CauchyTrust, GaussianTrust, LaplaceTrust, NoClip, PPOClip, Surrogate
+from sb3_gipo import (
+    GIPO,
+    SAPO,
+    CauchyTrust,
+    GaussianTrust,
+    LaplaceTrust,
+    NoClip,
+    PPOClip,
+    Surrogate,
+    UtilizationRecorder,
+)
 from sb3_gipo.policies import LayerNormActorCriticPolicy
 from sb3_gipo.schedules import WarmupCosineSchedule
 
@@ -64,7 +74,8 @@ def execute(
     :param checkpoints: where to go on from, and where checkpoints go. Outside algorithms, which have no means to save all
         of their state, are never checkpointed. None: no checkpoints
     :return: the record, JSON data: the run's id, configuration and digest; its score and success; the learning curve, one
-        list for each quantity with one entry an iteration, null where there is none; where it came from and what it cost
+        list for each quantity with one entry an iteration, null where there is none; the multipliers at each lag; where it
+        came from and what it cost
     :raises BenchmarkError: if the budget ends before the first episode does
     """
     th.set_num_threads(1)
@@ -72,10 +83,14 @@ def execute(
     model = make_model(run)
     recorder = _Recorder(progress)
     callbacks: list[BaseCallback] = [recorder]
-    if checkpoints is not None and isinstance(model, GIPO):
-        checkpointer = Checkpointer(run, checkpoints, recorder, stopwatch)
-        model = checkpointer.resume(model, lambda: make_model(run))
-        callbacks.append(checkpointer)
+    utilization = None
+    if isinstance(model, GIPO):
+        utilization = UtilizationRecorder()
+        callbacks.append(utilization)
+        if checkpoints is not None:
+            checkpointer = Checkpointer(run, checkpoints, recorder, utilization, stopwatch)
+            model = checkpointer.resume(model, lambda: make_model(run))
+            callbacks.append(checkpointer)
     try:
         model.learn(
             run.suite.budget - model.num_timesteps,
@@ -105,6 +120,7 @@ def execute(
             "learner": envs.learner_seed(run.seed, run.repeat),
         },
         "curve": recorder.curve,
+        "by_lag": _by_lag(utilization, run.staleness.replay_window) if utilization else None,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "machine": provenance.machine(),
@@ -205,6 +221,29 @@ def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:
 def _success(episodes: list[dict[str, Any]], key: str) -> float | None:
     values = [episode[key] for episode in episodes if key in episode]
     return float(np.mean(values)) if values else None
+
+
+def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
+    """Multipliers of the whole run in buckets of lags: one for each lag, or at most 40 that grow geometrically."""
+    first = np.arange(window)
+    if window > 40:
+        first = np.unique(np.geomspace(1, window + 1, 41).astype(int)[:-1]) - 1
+
+    def per_bucket(of_lag: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.pad(of_lag, (0, window - len(of_lag))), first)
+
+    def mean(of_lag: np.ndarray) -> list[float | None]:
+        sums = per_bucket(np.nan_to_num(of_lag) * seen.counts)
+        return [_short(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+    counts = per_bucket(seen.counts)
+    return {
+        "first": first.tolist(),
+        "last": [*(first[1:] - 1).tolist(), window - 1],
+        "count": counts.tolist(),
+        "multiplier": mean(seen.mean_multiplier),
+        "dead_fraction": mean(seen.dead_fraction),
+    }
 
 
 class _Recorder(BaseCallback):

@@ -1,8 +1,5 @@
 """
-Records to scores: normalisation, interquartile means with intervals, and ranks. Alone imports rliable.
-
-A *score matrix* has shape (seeds, tasks). Repeats of one seed share their goals and are therefore not independent: they are
-averaged first, and intervals resample seeds within each task (rliable's stratified bootstrap, 95 %, percentile).
+Scores of a suite's algorithms: normalisation, aggregates and ranks. ``docs/statistics.md`` defines every number.
 
 Two normalisations, always side by side:
 
@@ -12,34 +9,31 @@ Two normalisations, always side by side:
   exceed 1: some experts finish their task without collecting much reward.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
-from rliable import library, metrics
 
-from benchmarks.spec import Run, Suite
+from benchmarks import curves, statistics
+from benchmarks.measurements import Measurement, RegimeRuns
+from benchmarks.spec import Suite
+from benchmarks.statistics import Band, Estimate, StepsRatio
 
-__all__ = ["AlgorithmScores", "Estimate", "RegimeScores", "TaskScores", "absolute", "interval", "min_max", "score"]
+__all__ = [
+    "THRESHOLDS",
+    "AlgorithmScores",
+    "NormalisedScores",
+    "RegimeScores",
+    "TaskScores",
+    "Utilization",
+    "extremes",
+    "normalise",
+    "score",
+]
 
-BOOTSTRAPS = 2000
-_SEED = 20260303
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """
-    A number with its 95 % interval.
-
-    :param value: the point estimate
-    :param low: lower end; None with fewer than two seeds, which say nothing about their spread
-    :param high: upper end, likewise
-    """
-
-    value: float
-    low: float | None
-    high: float | None
+#: Scores at which performance profiles are evaluated.
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
@@ -60,16 +54,65 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
+class NormalisedScores:
+    """
+    One algorithm's aggregates under one normalisation.
+
+    :param iqm: interquartile mean
+    :param median: median over tasks
+    :param mean: mean
+    :param optimality_gap: how far scores are below 1 on average
+    :param area: mean over training of the aggregated learning curve
+    :param steps: environment steps against the baseline's; None without one, or without a seed that both have finished
+    :param profile: performance profile over ``THRESHOLDS``
+    :param curve: IQM over the grid of environment steps
+    """
+
+    iqm: Estimate
+    median: Estimate
+    mean: Estimate
+    optimality_gap: Estimate
+    area: Estimate
+    steps: StepsRatio | None
+    profile: Band
+    curve: Band
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """
+    How much of its data an algorithm uses: means over seeds and tasks.
+
+    :param dead_fraction: share of samples without gradient, over the grid of environment steps
+    :param ess: effective sample size of the multiplier, over the same grid
+    :param lags: (buckets,) middles of the buckets of lags in which every run has samples; empty where the records have none
+    :param multiplier: mean multiplier in each; None where the records have none
+    """
+
+    dead_fraction: Band
+    ess: Band
+    lags: np.ndarray
+    multiplier: Band | None
+
+
+@dataclass(frozen=True)
 class AlgorithmScores:
     """
     One algorithm under one regime. Estimates are None where no seed is finished on all tasks.
 
     :param rank: 1 is the highest min-max IQM, equals share a rank; None without an IQM
+    :param finished: runs that have a record
+    :param planned: runs of the suite
     :param seeds: seeds finished on all tasks, which the estimates rest on
-    :param min_max: IQM, normalised to the algorithms compared
-    :param absolute: IQM, random policy = 0 and scripted expert = 1; None too where a task has no anchors
+    :param min_max: normalised to the algorithms compared
+    :param absolute: random policy = 0 and scripted expert = 1; None too where a task has no anchors
     :param raw: IQM of the unscaled returns
     :param success: mean success rate; None too where a task does not tell
+    :param improvement: probability of improvement over the baseline; None too without one, or without a seed that both have
+        finished
+    :param ranks: how often it ranks first, second, ... by min-max IQM under the bootstrap; None too where the ranked
+        algorithms have fewer than two finished seeds in common
+    :param utilization: None too for algorithms that do not tell
     :param tasks: task to its scores
     """
 
@@ -78,172 +121,212 @@ class AlgorithmScores:
     finished: int
     planned: int
     seeds: int
-    min_max: Estimate | None
-    absolute: Estimate | None
+    min_max: NormalisedScores | None
+    absolute: NormalisedScores | None
     raw: Estimate | None
     success: Estimate | None
+    improvement: Estimate | None
+    ranks: list[float] | None
+    utilization: Utilization | None
     tasks: dict[str, TaskScores]
 
 
 @dataclass(frozen=True)
 class RegimeScores:
     """
-    All algorithms under one regime, the best first.
+    All algorithms that the suite runs under one regime, the best first.
 
+    :param regime: its name
+    :param algorithms: their scores
     :param without_anchors: tasks for which the absolute score is missing
+    :param baseline: what the others are compared with; None if it has no seed finished on all tasks under this regime
     """
 
     regime: str
     algorithms: list[AlgorithmScores]
     without_anchors: list[str]
+    baseline: str | None
 
 
 def score(
     suite: Suite,
-    results: Iterable[tuple[Run, float, float | None]],
+    measurements: Iterable[Measurement],
     anchors: Mapping[str, tuple[float, float]],
+    baseline: str | None = None,
 ) -> list[RegimeScores]:
     """
     Score whatever is finished.
 
     :param suite: the suite
-    :param results: each finished run with its mean unscaled return and its success rate (None where there is none)
+    :param measurements: of each finished run
     :param anchors: task to its (random, expert) mean returns
+    :param baseline: label of the algorithm that the others are compared with
     :return: one entry a regime, in the suite's order
     """
-    cells: dict[tuple[str, str, str, int], list[tuple[float, float | None]]] = {}
-    for run, mean_return, success in results:
-        cells.setdefault((run.regime, run.algorithm, run.task, run.seed), []).append((mean_return, success))
+    measurements = list(measurements)
     missing = [task for task in suite.tasks if task not in anchors]
+    ends = None if missing else np.array([anchors[task] for task in suite.tasks])
     scored = []
     for regime in suite.regimes:
-        of_regime = {key[1:]: values for key, values in cells.items() if key[0] == regime}
-        scored.append(RegimeScores(regime, _score_regime(suite, of_regime, anchors if not missing else None), missing))
+        runs = RegimeRuns(suite, regime, measurements)
+        compared = baseline if baseline in runs.seeds else None
+        scored.append(RegimeScores(regime, _score_regime(runs, ends, compared), missing, compared))
     return scored
 
 
-def _score_regime(
-    suite: Suite,
-    cells: dict[tuple[str, str, int], list[tuple[float, float | None]]],
-    anchors: Mapping[str, tuple[float, float]] | None,
-) -> list[AlgorithmScores]:
-    raw = {algorithm: _matrix(suite, cells, algorithm, 0) for algorithm in suite.algorithms}
-    success = {algorithm: _matrix(suite, cells, algorithm, 1) for algorithm in suite.algorithms}
-    raw = {algorithm: matrix for algorithm, matrix in raw.items() if len(matrix)}
-    normalised = min_max(raw)
-    ends = np.array([anchors[task] for task in suite.tasks]) if anchors is not None else None
+def extremes(matrices: Iterable[np.ndarray]) -> np.ndarray:
+    """
+    The ends of the published normalisation: per task, the worst and the best row of all algorithms.
 
-    entries = []
-    for algorithm in suite.algorithms:
-        estimates: dict[str, Estimate | None] = dict.fromkeys(("min_max", "absolute", "raw", "success"))
-        if algorithm in raw:
-            estimates["min_max"] = interval(normalised[algorithm], metrics.aggregate_iqm)
-            estimates["raw"] = interval(raw[algorithm], metrics.aggregate_iqm)
-            if ends is not None:
-                estimates["absolute"] = interval(absolute(raw[algorithm], ends), metrics.aggregate_iqm)
-            if not np.isnan(success[algorithm]).any():
-                estimates["success"] = interval(success[algorithm], metrics.aggregate_mean)
-        entries.append((algorithm, estimates, _task_scores(suite, cells, algorithm)))
+    :param matrices: of each algorithm, shape (seeds, tasks); the numbers of seeds may differ
+    :return: shape (tasks, 2)
+    """
+    rows = np.concatenate(list(matrices))
+    return np.stack([rows.min(axis=0), rows.max(axis=0)], axis=1)
 
-    entries.sort(key=lambda entry: -entry[1]["min_max"].value if entry[1]["min_max"] else np.inf)
-    ranked = [estimates["min_max"].value for _, estimates, _ in entries if estimates["min_max"]]
-    return [
-        AlgorithmScores(
-            algorithm=algorithm,
-            rank=1 + ranked.index(estimates["min_max"].value) if estimates["min_max"] else None,
-            finished=sum(task.finished for task in tasks.values()),
-            planned=sum(task.planned for task in tasks.values()),
-            seeds=len(raw.get(algorithm, ())),
-            tasks=tasks,
-            **estimates,
+
+def normalise(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    :param values: returns, shape (seeds, tasks) or (seeds, tasks, points)
+    :param ends: the returns that become 0 and 1, shape (tasks, 2)
+    :return: the same shape, not clipped; 0.5 for a task whose two ends are equal
+    """
+    zero, one = np.expand_dims(ends.T, tuple(range(2, values.ndim)))
+    spread = one - zero
+    return np.where(spread > 0, (values - zero) / np.where(spread > 0, spread, 1.0), 0.5)
+
+
+def _score_regime(runs: RegimeRuns, ends: np.ndarray | None, baseline: str | None) -> list[AlgorithmScores]:
+    if not runs.seeds:
+        return [_entry(runs, name) for name in runs.algorithms]
+    raw = {name: runs.matrix(name, lambda each: each.score) for name in runs.seeds}
+    training = {name: runs.matrix(name, lambda each: each.curve) for name in runs.seeds}
+    found = extremes(raw.values())
+    scale = {"min_max": found} if ends is None else {"min_max": found, "absolute": ends}
+    normalised = {kind: _normalised(runs, raw, training, ends, baseline) for kind, ends in scale.items()}
+    ranks = _ranks(runs, {name: normalise(matrix, found) for name, matrix in raw.items()})
+
+    entries = [_entry(runs, name) for name in runs.algorithms if name not in raw]
+    for name, matrix in raw.items():
+        success = runs.matrix(name, lambda each: each.success)
+        entries.append(
+            replace(
+                _entry(runs, name),
+                raw=statistics.interval(matrix, statistics.iqm),
+                success=None if np.isnan(success).any() else statistics.interval(success, statistics.mean),
+                improvement=_improvement(runs, raw, name, baseline),
+                ranks=ranks.get(name),
+                utilization=_utilization(runs, name),
+                **{kind: of_kind[name] for kind, of_kind in normalised.items()},
+            )
         )
-        for algorithm, estimates, tasks in entries
-    ]
+    return _ranked(entries)
 
 
-def _matrix(
-    suite: Suite, cells: dict[tuple[str, str, int], list[tuple[float, float | None]]], algorithm: str, field: int
-) -> np.ndarray:
-    """
-    The score matrix of an algorithm, shape (seeds finished on all tasks, tasks): means over the finished repeats, NaN where
-    a run has no such number.
-    """
-    rows = []
-    for seed in range(suite.seeds):
-        runs = [cells.get((algorithm, task, seed)) for task in suite.tasks]
-        if all(runs):
-            values = [[np.nan if run[field] is None else run[field] for run in of_task] for of_task in runs if of_task]
-            rows.append([np.mean(of_task) for of_task in values])
-    return np.array(rows, dtype=float).reshape(-1, len(suite.tasks))
-
-
-def _task_scores(
-    suite: Suite, cells: dict[tuple[str, str, int], list[tuple[float, float | None]]], algorithm: str
-) -> dict[str, TaskScores]:
-    scores = {}
-    for task in suite.tasks:
-        runs = [run for seed in range(suite.seeds) for run in cells.get((algorithm, task, seed), [])]
-        successes = [success for _, success in runs if success is not None]
-        scores[task] = TaskScores(
-            finished=len(runs),
-            planned=suite.seeds * suite.repeats,
-            mean_return=float(np.mean([mean_return for mean_return, _ in runs])) if runs else None,
+def _entry(runs: RegimeRuns, algorithm: str) -> AlgorithmScores:
+    """What is known of an algorithm without a seed that is finished on all tasks."""
+    tasks = {}
+    for task in runs.suite.tasks:
+        done = runs.of_task(algorithm, task)
+        successes = [each.success for each in done if each.success is not None]
+        tasks[task] = TaskScores(
+            finished=len(done),
+            planned=runs.planned[algorithm, task],
+            mean_return=float(np.mean([each.score for each in done])) if done else None,
             success=float(np.mean(successes)) if successes else None,
         )
-    return scores
+    return AlgorithmScores(
+        algorithm=algorithm,
+        rank=None,
+        finished=sum(task.finished for task in tasks.values()),
+        planned=sum(task.planned for task in tasks.values()),
+        seeds=len(runs.seeds.get(algorithm, ())),
+        min_max=None,
+        absolute=None,
+        raw=None,
+        success=None,
+        improvement=None,
+        ranks=None,
+        utilization=None,
+        tasks=tasks,
+    )
 
 
-def min_max(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """
-    The published normalisation: per task, between the worst and the best row of all algorithms.
+def _normalised(
+    runs: RegimeRuns,
+    raw: dict[str, np.ndarray],
+    training: dict[str, np.ndarray],
+    ends: np.ndarray,
+    baseline: str | None,
+) -> dict[str, NormalisedScores]:
+    steps = curves.grid(runs.suite.budget)
 
-    :param matrices: algorithm to raw returns, each of shape (seeds, tasks); the numbers of seeds may differ
-    :return: the same shapes, in [0, 1]; 0.5 for a task on which all rows tie
-    """
-    if not matrices:
-        return {}
-    rows = np.concatenate(list(matrices.values()))
-    low, spread = rows.min(axis=0), np.ptp(rows, axis=0)
-    width = np.where(spread > 0, spread, 1.0)
-    return {name: np.where(spread > 0, (matrix - low) / width, 0.5) for name, matrix in matrices.items()}
+    @cache
+    def curve(name: str, seeds: tuple[int, ...]) -> tuple[Band, np.ndarray | None]:
+        return statistics.band(normalise(training[name][runs.rows(name, seeds)], ends), statistics.iqm)
 
+    def against_baseline(name: str) -> StepsRatio | None:
+        seeds = runs.common_seeds([name, baseline]) if baseline else ()
+        if not baseline or not seeds:
+            return None
+        (ours, draws), (theirs, baseline_draws) = curve(name, seeds), curve(baseline, seeds)
+        return statistics.steps_ratio(steps, ours.value, theirs.value, draws, baseline_draws)
 
-def absolute(matrix: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """
-    The absolute normalisation: random policy = 0, scripted expert = 1.
-
-    :param matrix: raw returns, shape (seeds, tasks)
-    :param ends: mean returns of random policy and expert, shape (tasks, 2)
-    :return: shape (seeds, tasks), not clipped
-    """
-    return (matrix - ends[:, 0]) / (ends[:, 1] - ends[:, 0])
-
-
-def interval(matrix: np.ndarray, aggregate: Callable[[np.ndarray], float]) -> Estimate:
-    """
-    An aggregate with its 95 % stratified-bootstrap interval: seeds are resampled within each task.
-
-    :param matrix: scores, shape (seeds, tasks), at least one seed
-    :param aggregate: a function of such a matrix, from rliable's metrics
-    :return: the estimate; the same for the same matrix, whatever the state of numpy's global random stream, which is left
-        as it was
-    """
-    if len(matrix) < 2:
-        return Estimate(float(aggregate(matrix)), None, None)
-    with _global_seed(_SEED):
-        points, intervals = library.get_interval_estimates(
-            {"": matrix}, lambda scores: np.array([aggregate(scores)]), reps=BOOTSTRAPS
+    scored = {}
+    for name, matrix in raw.items():
+        final = normalise(matrix, ends)
+        own, draws = curve(name, runs.seeds[name])
+        scored[name] = NormalisedScores(
+            iqm=statistics.interval(final, statistics.iqm),
+            median=statistics.interval(final, statistics.median),
+            mean=statistics.interval(final, statistics.mean),
+            optimality_gap=statistics.interval(final, statistics.optimality_gap),
+            area=statistics.area(own, draws),
+            steps=against_baseline(name),
+            profile=statistics.profile(final, THRESHOLDS),
+            curve=own,
         )
-    low, high = intervals[""][:, 0]
-    return Estimate(float(points[""][0]), float(low), float(high))
+    return scored
 
 
-@contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """rliable draws its resamples from numpy's global stream, although it takes a ``random_state``."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+def _improvement(runs: RegimeRuns, raw: dict[str, np.ndarray], name: str, baseline: str | None) -> Estimate | None:
+    seeds = runs.common_seeds([name, baseline]) if baseline else ()
+    if not baseline or not seeds:
+        return None
+    ours, theirs = (raw[label][runs.rows(label, seeds)] for label in (name, baseline))
+    return statistics.probability_of_improvement(ours, theirs)
+
+
+def _ranks(runs: RegimeRuns, normalised: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    seeds = runs.common_seeds(normalised)
+    if len(seeds) < 2:
+        return {}
+    return statistics.rank_distribution({name: matrix[runs.rows(name, seeds)] for name, matrix in normalised.items()})
+
+
+def _utilization(runs: RegimeRuns, name: str) -> Utilization | None:
+    dead, ess = (runs.matrix(name, field) for field in (lambda each: each.dead_fraction, lambda each: each.ess))
+    if np.isnan(dead).any() or np.isnan(ess).any():
+        return None
+    lags, multiplier = np.zeros(0), None
+    every = [each.lags for task in runs.suite.tasks for each in runs.of_task(name, task)]
+    if every[0].size and all(np.array_equal(each, every[0]) for each in every):
+        matrix = runs.matrix(name, lambda each: each.multiplier)
+        seen = ~np.isnan(matrix).any(axis=(0, 1))
+        if seen.any():
+            lags, (multiplier, _) = every[0][seen], statistics.band(matrix[..., seen], statistics.mean)
+    return Utilization(
+        dead_fraction=statistics.band(dead, statistics.mean)[0],
+        ess=statistics.band(ess, statistics.mean)[0],
+        lags=lags,
+        multiplier=multiplier,
+    )
+
+
+def _ranked(entries: list[AlgorithmScores]) -> list[AlgorithmScores]:
+    def value(entry: AlgorithmScores) -> float:
+        return entry.min_max.iqm.value if entry.min_max else -np.inf
+
+    entries = sorted(entries, key=value, reverse=True)
+    order = [value(entry) for entry in entries]
+    return [replace(entry, rank=1 + order.index(value(entry))) if entry.min_max else entry for entry in entries]

@@ -12,7 +12,8 @@ class UtilizationRecorder(BaseCallback):
     plotted afterwards.
 
     ``histogram`` (lags, bins) counts the samples of each lag whose multiplier fell between two of ``edges``. The first
-    bin holds exact zeros alone: the dead samples. The last is open: everything from its lower edge on.
+    bin holds exact zeros alone: the dead samples. The last is open: everything from its lower edge on. ``multiplier_sum``
+    (lags,) adds up the multipliers themselves.
 
     :param edges: (bins,) ascending lower edges of the bins after the one for zero, > 0
     """
@@ -25,7 +26,7 @@ class UtilizationRecorder(BaseCallback):
         if not (np.diff(self.edges) > 0).all():
             raise ValueError(f"edges must be positive and ascending, got {edges}")
         self.histogram: np.ndarray = np.zeros((0, len(self.edges)), dtype=np.int64)
-        self._multiplier_sum: np.ndarray = np.zeros(0)
+        self.multiplier_sum: np.ndarray = np.zeros(0)
         self._seen_version = 0
 
     @property
@@ -36,9 +37,7 @@ class UtilizationRecorder(BaseCallback):
     @property
     def mean_multiplier(self) -> np.ndarray:
         """(lags,) mean multiplier at each lag, NaN where none was seen."""
-        return np.divide(
-            self._multiplier_sum, self.counts, out=np.full(len(self.counts), np.nan), where=self.counts > 0
-        )
+        return np.divide(self.multiplier_sum, self.counts, out=np.full(len(self.counts), np.nan), where=self.counts > 0)
 
     @property
     def dead_fraction(self) -> np.ndarray:
@@ -75,5 +74,5 @@ class UtilizationRecorder(BaseCallback):
         grown[: len(self.histogram)] = self.histogram
         np.add.at(grown, (lags, bins), 1)
         self.histogram = grown
-        earlier_sums = np.pad(self._multiplier_sum, (0, n_lags - len(self._multiplier_sum)))
-        self._multiplier_sum = earlier_sums + np.bincount(lags, weights=multiplier.ravel(), minlength=n_lags)
+        earlier_sums = np.pad(self.multiplier_sum, (0, n_lags - len(self.multiplier_sum)))
+        self.multiplier_sum = earlier_sums + np.bincount(lags, weights=multiplier.ravel(), minlength=n_lags)

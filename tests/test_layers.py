@@ -16,7 +16,7 @@ OWNERS = {
     "ray": {"sb3_gipo/remote.py", "benchmarks/ray_executor.py"},
     "rl_zoo3": {"sb3_gipo/zoo.py"},
     "metaworld": {"benchmarks/envs.py"},
-    "rliable": {"benchmarks/scores.py"},
+    "rliable": {"benchmarks/statistics.py"},
 }
 LIBRARY = {"sb3_gipo", "stable_baselines3", "torch", "numpy", "gymnasium", "ray", "rl_zoo3"}
 # Rooms that know less than their package: the modules outside the standard library that they may import.
@@ -36,7 +36,44 @@ ROOMS = {
     "benchmarks/spec.py": {"pydantic", "tomli"},
     "benchmarks/locks.py": set(),
     "benchmarks/store.py": {"benchmarks.locks", "benchmarks.spec"},
-    "benchmarks/report.py": {"matplotlib", "rich", "benchmarks.scores", "benchmarks.spec", "benchmarks.store"},
+    "benchmarks/statistics.py": {"numpy", "rliable"},
+    "benchmarks/curves.py": {"numpy"},
+    "benchmarks/measurements.py": {"numpy", "benchmarks.curves", "benchmarks.spec"},
+    "benchmarks/scores.py": {
+        "numpy",
+        "benchmarks.curves",
+        "benchmarks.measurements",
+        "benchmarks.spec",
+        "benchmarks.statistics",
+    },
+    "benchmarks/report.py": {"rich", "benchmarks.scores", "benchmarks.spec", "benchmarks.statistics"},
+    "benchmarks/figures.py": {
+        "matplotlib",
+        "numpy",
+        "benchmarks.curves",
+        "benchmarks.report",
+        "benchmarks.scores",
+        "benchmarks.spec",
+        "benchmarks.statistics",
+    },
+    "benchmarks/derived.py": {
+        "PIL",
+        "numpy",
+        "benchmarks.costs",
+        "benchmarks.figures",
+        "benchmarks.html",
+        "benchmarks.measurements",
+        "benchmarks.report",
+        "benchmarks.scores",
+        "benchmarks.spec",
+    },
+    "benchmarks/html.py": {
+        "jinja2",
+        "benchmarks.costs",
+        "benchmarks.report",
+        "benchmarks.scores",
+        "benchmarks.spec",
+    },
 }
 
 

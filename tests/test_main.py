@@ -17,7 +17,8 @@ from suites import TINY, write_suite
 
 from benchmarks.__main__ import main
 from benchmarks.executors import serial
-from benchmarks.report import write_report
+from benchmarks.measurements import measure
+from benchmarks.report import write
 from benchmarks.scores import score
 from benchmarks.spec import load_suite, plan
 from benchmarks.store import Store
@@ -112,6 +113,24 @@ def test_run_status_table(cli, tmp_path):
     assert [row["rank"] for row in rows] == ["1", "2", "1", "2"]
     assert {row["finished"] for row in rows} == {"4"}
     assert "16 of 16 runs finished, 0 to do" in cli("run", suite)
+
+
+def test_plot_report_check(cli, tmp_path):
+    suite = write_suite(tmp_path, seeds=1, repeats=1)
+    assert "error: no run of tiny is finished yet" in cli("plot", suite, code=2)
+    cli("run", suite, "--workers", "1")
+    folder = tmp_path / "results" / "tiny"
+    assert "efficiency.svg" in cli("plot", suite)
+    for path in folder.glob("*.*g"):
+        path.unlink()
+    cli("table", suite)
+    assert "All derived files in results/tiny are what the records say." in cli("check", suite)
+    (folder / "iqm.svg").write_text((folder / "iqm.svg").read_text().replace("fresh", "new"))
+    assert "not what the records say: results/tiny/iqm.svg" in cli("check", suite, code=1)
+    assert "report.html" in cli("report", suite, "--baseline", "gipo(1.0,0.5)")
+    page = (folder / "report.html").read_text()
+    assert "tiny.toml --baseline &#39;gipo(1.0,0.5)&#39;`" in page and str(tmp_path) not in page
+    assert "did you mean 'ppo'?" in cli("table", suite, "--baseline", "pppo", code=2)
 
 
 def test_a_budget_of_ones_own_has_a_folder_of_its_own(cli, tmp_path):
@@ -234,8 +253,10 @@ def undisturbed(tmp_path_factory):
     suite = load_suite(write_suite(folder))
     serial(plan(suite), folder / "results", lambda event: None)
     store = Store(folder / "results")
-    results = [(run, store.read(run)["score"], None) for run in plan(suite)]
-    write_report(suite, score(suite, results, {}), folder / "results" / "tiny", "test", "none")
+    done = [measure(run, store.read(run)) for run in plan(suite)]
+    (folder / "results" / "tiny" / "ranking.csv").write_bytes(
+        write(suite, score(suite, done, {}, "ppo"), "")["ranking.csv"]
+    )
     return ranking(folder / "results")
 
 

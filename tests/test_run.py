@@ -9,9 +9,9 @@ from stable_baselines3 import PPO
 from suites import TINY, write_suite
 
 from benchmarks import envs
-from benchmarks.run import DIAGNOSTICS, execute, make_model
+from benchmarks.run import DIAGNOSTICS, _by_lag, execute, make_model
 from benchmarks.spec import BenchmarkError, Learner, load_suite, plan
-from sb3_gipo import GIPO, GaussianTrust, PPOClip
+from sb3_gipo import GIPO, GaussianTrust, PPOClip, UtilizationRecorder
 from sb3_gipo.policies import LayerNormActorCriticPolicy
 
 
@@ -86,6 +86,37 @@ def test_the_surrogate_and_regime_reach_the_learner(runs):
     assert stale.current_surrogate == GaussianTrust(1.0, 0.5) and stale.replay_window == 3
     fresh = make_model(runs["fresh/ppo/CartPole-v1/seed0/repeat0"])
     assert fresh.current_surrogate == PPOClip(0.2) and fresh.replay_window == 1
+
+
+def test_a_record_holds_the_multipliers_of_each_lag(runs):
+    run = runs["stale/gipo(1.0,0.5)/CartPole-v1/seed1/repeat0"]
+    found = execute(run)["by_lag"]
+    assert found["first"] == found["last"] == [0, 1, 2]
+    # Three updates of as many passes over as many samples as were newly collected, from one, two and three rollouts.
+    assert sum(found["count"]) == 3 * 2 * 64 and min(found["count"]) > 0
+    assert found["multiplier"][0] != found["multiplier"][2] and found["dead_fraction"] == [0.0, 0.0, 0.0]
+    recorder = UtilizationRecorder()
+    make_model(run).learn(192, callback=recorder)
+    assert found["count"] == recorder.counts.tolist()
+    assert found["multiplier"] == pytest.approx(recorder.mean_multiplier.tolist(), rel=1e-5)
+
+
+def test_long_windows_have_forty_buckets_at_most():
+    seen = UtilizationRecorder()
+    seen.histogram = np.zeros((90, 34), dtype=np.int64)
+    seen.histogram[:80, 3], seen.histogram[:80, 0] = 3, 1
+    seen.multiplier_sum = np.where(np.arange(90) < 80, 2.0 * np.arange(90), 0.0)
+    found = _by_lag(seen, 2000)
+    first, last = np.array(found["first"]), np.array(found["last"])
+    assert 25 < len(first) <= 40 and first[0] == 0 and last[-1] == 1999 and (first[1:] == last[:-1] + 1).all()
+    assert (np.diff(last - first) >= -1).all() and sum(found["count"]) == 320
+    for begin, end, count, multiplier, dead in zip(*found.values(), strict=True):
+        inside = np.arange(begin, min(end, 79) + 1)
+        assert count == 4 * len(inside)
+        assert (multiplier is None) == (count == 0) and (dead is None) == (count == 0)
+        if count:
+            assert multiplier == pytest.approx(inside.mean() / 2, rel=1e-5) and dead == 0.25
+    assert _by_lag(seen, 90)["count"][-1] == 0
 
 
 def test_an_iteration_without_an_update_has_no_diagnostics(tmp_path):

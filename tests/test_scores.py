@@ -1,111 +1,237 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from rliable import metrics
-from suites import TINY, write_suite
+from synthetic import make_suite, realistic, record_of, write_store
 
-from benchmarks import scores
-from benchmarks.spec import load_suite, plan
+from benchmarks import curves, scores, statistics
+from benchmarks.measurements import measure
+from benchmarks.spec import plan
+from benchmarks.store import Store
 
-TWO_TASKS = TINY.replace('["CartPole-v1"]', '["CartPole-v1", "Acrobot-v1"]')
-
-
-@pytest.fixture
-def suite(tmp_path):
-    return load_suite(write_suite(tmp_path, TWO_TASKS))
+ANCHORS = {"reach-v3": (0.0, 100.0), "button-press-v3": (0.0, 100.0)}
 
 
-def results_of(suite, value, only=lambda run: True):
-    return [(run, value(run), None) for run in plan(suite) if only(run)]
+def measured(suite, record=realistic, only=lambda run: True):
+    return [measure(run, record(run)) for run in plan(suite) if only(run)]
 
 
-def entry(scored, regime, algorithm):
-    (of_regime,) = (entry for entry in scored if entry.regime == regime)
-    (found,) = (entry for entry in of_regime.algorithms if entry.algorithm == algorithm)
-    return found
+def constant(value):
+    """Records of runs whose return never changes."""
+    return lambda run: record_of(run, [float(value(run))] * 40)
+
+
+def entries(scored, regime):
+    (found,) = (each for each in scored if each.regime == regime)
+    return {entry.algorithm: entry for entry in found.algorithms}
+
+
+def normalised(matrices):
+    ends = scores.extremes(matrices)
+    return [scores.normalise(matrix, ends).tolist() for matrix in matrices]
 
 
 def test_min_max_by_hand():
-    matrices = {"a": np.array([[0.0, 10.0], [5.0, 20.0]]), "b": np.array([[10.0, 10.0]])}
-    normalised = scores.min_max(matrices)
-    np.testing.assert_allclose(normalised["a"], [[0.0, 0.0], [0.5, 1.0]])
-    np.testing.assert_allclose(normalised["b"], [[1.0, 0.0]])
+    found = normalised([np.array([[0.0, 10.0], [5.0, 20.0]]), np.array([[10.0, 10.0]])])
+    assert found == [[[0.0, 0.0], [0.5, 1.0]], [[1.0, 0.0]]]
 
 
 def test_ties_are_one_half_and_one_algorithm_is_its_own_measure():
-    assert scores.min_max({"a": np.full((2, 1), 7.0), "b": np.full((1, 1), 7.0)})["a"].tolist() == [[0.5], [0.5]]
-    assert scores.min_max({"a": np.array([[1.0], [3.0], [2.0]])})["a"].tolist() == [[0.0], [1.0], [0.5]]
-    assert scores.min_max({}) == {}
+    assert normalised([np.full((2, 1), 7.0), np.full((1, 1), 7.0)]) == [[[0.5], [0.5]], [[0.5]]]
+    assert normalised([np.array([[1.0], [3.0], [2.0]])]) == [[[0.0], [1.0], [0.5]]]
 
 
 def test_absolute_by_hand():
     ends = np.array([[10.0, 110.0], [0.0, 4000.0]])
-    np.testing.assert_allclose(scores.absolute(np.array([[10.0, 4000.0], [60.0, 5000.0]]), ends), [[0, 1], [0.5, 1.25]])
+    matrix = np.array([[10.0, 4000.0], [60.0, 5000.0]])
+    np.testing.assert_allclose(scores.normalise(matrix, ends), [[0, 1], [0.5, 1.25]])
+    curve = scores.normalise(np.stack([matrix, matrix + 100], axis=-1), ends)
+    np.testing.assert_allclose(curve[0], [[0, 1], [1, 1.025]])
 
 
-def test_iqm_is_the_mean_of_the_middle_half():
-    matrix = np.arange(8.0).reshape(4, 2) ** 2  # 0 1 4 9 16 25 36 49
-    assert scores.interval(matrix, metrics.aggregate_iqm).value == pytest.approx((4 + 9 + 16 + 25) / 4)
+def test_a_small_store_by_hand(tmp_path):
+    """Every number of a store whose runs have constant returns: 2 seeds, one task."""
+    suite = make_suite(seeds=2, tasks=["reach-v3"])
+    returns = {"ppo": (20.0, 40.0), "gipo(1.0,1.0)": (60.0, 120.0), "sb3-ppo": (20.0, 40.0)}
+    write_store(tmp_path, suite, constant(lambda run: returns[run.algorithm][run.seed]))
+    store = Store(tmp_path)
+    done = [measure(run, store.read(run)) for run in plan(suite)]
+    found = entries(scores.score(suite, done, ANCHORS, "ppo"), "fresh")
+    ppo, gipo, sb3 = found["ppo"], found["gipo(1.0,1.0)"], found["sb3-ppo"]
+    assert (gipo.rank, ppo.rank, sb3.rank) == (1, 2, 2)
+    # With two scores nothing is cut: the IQM is the mean. Resamples are (low, low), (low, high) or (high, high).
+    assert ppo.min_max.iqm == statistics.Estimate(pytest.approx(0.1), pytest.approx(0.0), pytest.approx(0.2))
+    assert gipo.min_max.iqm == statistics.Estimate(pytest.approx(0.7), pytest.approx(0.4), pytest.approx(1.0))
+    assert ppo.absolute.iqm.value == pytest.approx(0.3) and gipo.absolute.iqm.value == pytest.approx(0.9)
+    assert gipo.absolute.optimality_gap.value == pytest.approx(1 - (0.6 + 1.0) / 2)
+    assert gipo.absolute.median.value == gipo.absolute.mean.value == pytest.approx(0.9)
+    assert gipo.absolute.area.value == pytest.approx(0.9), "a constant return has a constant curve"
+    assert gipo.raw.value == pytest.approx(90.0)
+    assert gipo.absolute.profile.value[[0, 59, 60, 100]].tolist() == [1.0, 1.0, 0.5, 0.5]
+    assert gipo.improvement.value == 1.0 and sb3.improvement.value == 0.5
+    # Paired seeds: whenever the good seed is drawn it is drawn for all.
+    assert gipo.ranks == [1.0, 0.0, 0.0] and ppo.ranks == sb3.ranks == [0.0, 0.5, 0.5]
+    assert gipo.utilization.multiplier.value.tolist() == [1.0]
 
 
-def test_intervals_are_the_same_whatever_the_global_stream():
-    matrix = np.random.default_rng(0).normal(size=(6, 4))
-    np.random.seed(1)
-    first = scores.interval(matrix, metrics.aggregate_iqm)
-    after_first = np.random.random()
-    second = scores.interval(matrix, metrics.aggregate_iqm)
-    assert first == second and first.low < first.value < first.high
-    np.random.seed(1)
-    assert np.random.random() == after_first, "the global stream is left as it was"
+def test_steps_to_the_baselines_final_score_by_hand():
+    """Straight learning curves: an algorithm whose return rises k times as fast needs k times fewer steps."""
+    suite = make_suite(seeds=3, budget=200_000)
+    slopes = {"ppo": 1.0, "gipo(1.0,1.0)": 4.0, "sb3-ppo": 0.5}
+
+    def record(run):
+        return record_of(run, [slopes[run.algorithm] * (10 + run.seed) * step for step in range(1, 401)])
+
+    found = entries(scores.score(suite, measured(suite, record), ANCHORS, "ppo"), "fresh")
+    for kind in ("min_max", "absolute"):
+        ratios = {name: getattr(entry, kind).steps for name, entry in found.items()}
+        assert ratios["ppo"].ratio == statistics.Estimate(1.0, 1.0, 1.0)
+        # Each point looks back over a tenth of the budget, 20 % of which passes before there is as much to look back on.
+        target = np.mean(np.arange(361, 401))
+        expected = 400 / (target / 4 + (40 - 1) / 2)
+        assert ratios["gipo(1.0,1.0)"].ratio.value == pytest.approx(expected, rel=1e-9)
+        assert ratios["sb3-ppo"].ratio == statistics.Estimate(0.0, 0.0, 0.0)
+        assert ratios["sb3-ppo"].bound == 1.0 and ratios["sb3-ppo"].reached == 0.0
 
 
-def test_one_seed_has_no_interval():
-    estimate = scores.interval(np.ones((1, 3)), metrics.aggregate_iqm)
-    assert (estimate.value, estimate.low, estimate.high) == (1.0, None, None)
-
-
-def test_repeats_are_averaged_before_seeds_are_resampled(suite):
-    scored = scores.score(suite, results_of(suite, lambda run: 10.0 * run.seed + run.repeat), {})
-    found = entry(scored, "stale", "ppo")
+def test_repeats_are_averaged_before_seeds_are_resampled():
+    suite = make_suite(seeds=2, repeats=2)
+    scored = scores.score(suite, measured(suite, constant(lambda run: 10.0 * run.seed + run.repeat)), {})
+    found = entries(scored, "stale")["ppo"]
     assert found.seeds == 2 and found.raw.value == pytest.approx(np.mean([0.5, 10.5]))
     assert (found.raw.low, found.raw.high) == pytest.approx((0.5, 10.5))
 
 
-def test_ranks_are_by_the_min_max_iqm_of_each_regime(suite):
+def test_algorithms_without_planned_runs_are_not_in_a_regime():
+    scored = scores.score(make_suite(), [], {})
+    assert list(entries(scored, "fresh")) == ["ppo", "gipo(1.0,1.0)", "sb3-ppo"]
+    assert list(entries(scored, "stale")) == ["ppo", "gipo(1.0,1.0)"]
+    assert entries(scored, "stale")["ppo"].planned == 8
+
+
+def test_ranks_are_by_the_min_max_iqm_of_each_regime():
+    suite = make_suite()
+
     def value(run):
-        better = "ppo" if run.regime == "fresh" else "gipo(1.0,0.5)"
+        better = "ppo" if run.regime == "fresh" else "gipo(1.0,1.0)"
         return run.seed + (100.0 if run.algorithm == better else 0.0)
 
-    scored = scores.score(suite, results_of(suite, value), {"CartPole-v1": (0.0, 100.0), "Acrobot-v1": (0.0, 100.0)})
-    assert [[(e.algorithm, e.rank) for e in regime.algorithms] for regime in scored] == [
-        [("ppo", 1), ("gipo(1.0,0.5)", 2)],
-        [("gipo(1.0,0.5)", 1), ("ppo", 2)],
+    scored = scores.score(suite, measured(suite, constant(value)), ANCHORS)
+    order = [[(each.algorithm, each.rank) for each in regime.algorithms] for regime in scored]
+    assert order == [
+        [("ppo", 1), ("gipo(1.0,1.0)", 2), ("sb3-ppo", 2)],
+        [("gipo(1.0,1.0)", 1), ("ppo", 2)],
     ]
-    assert entry(scored, "fresh", "ppo").absolute.value == pytest.approx(1.005)
-    assert entry(scored, "fresh", "ppo").min_max.value > 0.98
 
 
-def test_missing_runs_are_marked_and_the_rest_is_scored(suite):
+def test_missing_runs_are_marked_and_the_rest_is_scored():
+    suite = make_suite(repeats=2)
+
     def only(run):
         if run.algorithm == "ppo":
-            return not (run.seed == 1 and run.task == "Acrobot-v1")
-        return run.regime == "stale" and run.task == "CartPole-v1"
+            return not (run.seed > 0 and run.task == "reach-v3")
+        return run.regime == "stale" and run.task == "reach-v3"
 
-    scored = scores.score(suite, results_of(suite, lambda run: float(run.seed), only), {})
-    partial = entry(scored, "stale", "ppo")
-    assert (partial.finished, partial.planned, partial.seeds) == (6, 8, 1)
-    assert partial.raw.value == 0.0 and partial.raw.low is None
-    without_a_seed = entry(scored, "stale", "gipo(1.0,0.5)")
-    assert without_a_seed.rank is None and without_a_seed.min_max is None and without_a_seed.finished == 4
-    assert without_a_seed.tasks["CartPole-v1"].mean_return == 0.5
-    assert entry(scored, "fresh", "gipo(1.0,0.5)").tasks["Acrobot-v1"].mean_return is None
-
-
-def test_absolute_scores_need_every_anchor(suite):
-    scored = scores.score(suite, results_of(suite, lambda run: 1.0), {"CartPole-v1": (0.0, 1.0)})
-    assert scored[0].without_anchors == ["Acrobot-v1"]
-    assert entry(scored, "fresh", "ppo").absolute is None
+    scored = scores.score(suite, measured(suite, constant(lambda run: run.seed), only), {}, "ppo")
+    found = entries(scored, "stale")
+    partial, without_a_seed = found["ppo"], found["gipo(1.0,1.0)"]
+    assert (partial.finished, partial.planned, partial.seeds) == (10, 16, 1)
+    assert partial.raw.value == 0.0 and partial.raw.low is None and partial.ranks is None
+    assert without_a_seed.rank is None and without_a_seed.min_max is None and without_a_seed.finished == 8
+    assert without_a_seed.improvement is None and without_a_seed.utilization is None
+    assert without_a_seed.tasks["reach-v3"].mean_return == 1.5
+    assert entries(scored, "fresh")["gipo(1.0,1.0)"].tasks["button-press-v3"].mean_return is None
 
 
-def test_equals_share_a_rank(suite):
-    scored = scores.score(suite, results_of(suite, lambda run: float(run.seed)), {})
-    assert [entry.rank for entry in scored[0].algorithms] == [1, 1]
+def test_comparisons_rest_on_the_seeds_that_both_have_finished():
+    suite = make_suite()
+
+    def value(run):
+        return {"ppo": 50.0, "gipo(1.0,1.0)": 100.0 if run.seed < 2 else 0.0}[run.algorithm]
+
+    def only(run):
+        return run.algorithm in ("ppo", "gipo(1.0,1.0)") and not (run.algorithm == "ppo" and run.seed >= 2)
+
+    found = entries(scores.score(suite, measured(suite, constant(value), only), ANCHORS, "ppo"), "stale")[
+        "gipo(1.0,1.0)"
+    ]
+    assert found.seeds == 4 and found.improvement.value == 1.0 and found.absolute.iqm.value == pytest.approx(0.5)
+    assert found.ranks == [1.0, 0.0] and found.absolute.steps.reached == 1.0
+
+
+def test_without_a_baseline_there_is_nothing_to_compare_with():
+    suite = make_suite()
+    scored = scores.score(suite, measured(suite), ANCHORS, None)
+    assert scored[0].baseline is None and scored[0].algorithms[0].min_max.steps is None
+    # The outside algorithm has no runs on stale data.
+    assert [each.baseline for each in scores.score(suite, measured(suite), ANCHORS, "sb3-ppo")] == ["sb3-ppo", None]
+
+
+def test_absolute_scores_need_every_anchor():
+    suite = make_suite()
+    scored = scores.score(suite, measured(suite), {"reach-v3": (0.0, 1.0)})
+    assert scored[0].without_anchors == ["button-press-v3"]
+    assert entries(scored, "fresh")["ppo"].absolute is None
+
+
+def test_utilization_is_a_mean_over_runs_and_missing_where_an_algorithm_does_not_tell():
+    suite = make_suite()
+    found = entries(scores.score(suite, measured(suite), ANCHORS), "fresh")
+    assert found["sb3-ppo"].utilization is None
+    stale = entries(scores.score(suite, measured(suite), ANCHORS), "stale")["ppo"].utilization
+    assert len(stale.dead_fraction.value) == curves.POINTS and stale.ess.value[0] > stale.ess.value[-1]
+    assert stale.lags.tolist() == list(range(8))
+    assert stale.multiplier.value.tolist() == pytest.approx([0.9**lag for lag in range(8)])
+
+
+def test_lags_that_some_run_never_saw_are_left_out():
+    suite = make_suite()
+
+    def record(run):
+        made = realistic(run)
+        if "by_lag" in made and run.seed == 1:
+            made["by_lag"]["multiplier"][-1] = None
+        return made
+
+    found = entries(scores.score(suite, measured(suite, record), ANCHORS), "stale")["ppo"].utilization
+    assert found.lags.tolist() == list(range(7)) and len(found.multiplier.low) == 7
+
+
+def test_old_records_have_no_multipliers_and_all_else():
+    suite = make_suite()
+
+    def record(run):
+        return {key: value for key, value in realistic(run).items() if key != "by_lag" or run.seed}
+
+    found = entries(scores.score(suite, measured(suite, record), ANCHORS), "stale")["ppo"].utilization
+    assert found.multiplier is None and found.dead_fraction.low is not None
+
+
+def numbers(value):
+    """Every number in nested dataclasses, lists and arrays."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    elif hasattr(value, "__dataclass_fields__"):
+        value = [getattr(value, name) for name in value.__dataclass_fields__]
+    if isinstance(value, list | np.ndarray):
+        return [number for each in value for number in numbers(each)]
+    return [value] if isinstance(value, float | np.floating) else []
+
+
+STORES = {
+    "whole": SimpleNamespace(suite={}, only=lambda run: True),
+    "one seed": SimpleNamespace(suite={"seeds": 1}, only=lambda run: True),
+    "one algorithm": SimpleNamespace(suite={}, only=lambda run: run.algorithm == "ppo"),
+    "one run": SimpleNamespace(suite={}, only=lambda run: run == plan(run.suite)[0]),
+    "holes": SimpleNamespace(suite={}, only=lambda run: (run.seed, run.task, run.algorithm) != (1, "reach-v3", "ppo")),
+    "one regime": SimpleNamespace(suite={}, only=lambda run: run.regime == "stale"),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_there_is_never_a_nan(name):
+    store = STORES[name]
+    suite = make_suite(**store.suite)
+    for anchors in (ANCHORS, {}):
+        found = numbers(scores.score(suite, measured(suite, only=store.only), anchors, "ppo"))
+        assert found and np.isfinite(found).all()

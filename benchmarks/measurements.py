@@ -1,0 +1,134 @@
+"""
+Records to matrices: what the statistics need of each run, looked up by algorithm.
+
+Repeats of one seed share their goals and are therefore not independent: they are averaged first, so that a matrix has one
+row a seed.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import curves
+from benchmarks.spec import Run, Suite, plan
+
+__all__ = ["Measurement", "RegimeRuns", "measure"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    What the statistics need of a run's record.
+
+    :param run: the run
+    :param score: mean unscaled return of its last episodes
+    :param success: success rate in them; None where the task does not tell
+    :param curve: (points,) the return on the grid of ``curves.py``
+    :param dead_fraction: (points,) share of samples without gradient; NaN where the algorithm does not tell
+    :param ess: (points,) effective sample size, likewise
+    :param lags: (buckets,) the middle of each bucket of lags; empty where the record has none
+    :param multiplier: (buckets,) mean multiplier of the samples in each; NaN where there were none
+    """
+
+    run: Run
+    score: float
+    success: float | None
+    curve: np.ndarray
+    dead_fraction: np.ndarray
+    ess: np.ndarray
+    lags: np.ndarray
+    multiplier: np.ndarray
+
+
+def measure(run: Run, record: dict[str, Any]) -> Measurement:
+    """
+    Take from a record what the statistics need, which is little of it.
+
+    :param run: a finished run
+    :param record: its record
+    :return: its numbers
+    """
+    curve = record["curve"]
+    # Outside algorithms, and records made before there was such a field, have none.
+    by_lag = record.get("by_lag") or {"first": [], "last": [], "multiplier": []}
+    quantities = {
+        name: curves.on_grid(curve["steps"], curve[column], run.suite.budget)
+        for name, column in {"curve": "return", "dead_fraction": "dead_fraction", "ess": "ess"}.items()
+    }
+    return Measurement(
+        run=run,
+        score=record["score"],
+        success=record["success"],
+        lags=(np.array(by_lag["first"], dtype=float) + np.array(by_lag["last"], dtype=float)) / 2,
+        multiplier=np.array(by_lag["multiplier"], dtype=float),
+        **quantities,
+    )
+
+
+class RegimeRuns:
+    """
+    The finished runs of one regime.
+
+    :param suite: the suite
+    :param regime: one of its regimes
+    :param done: the suite's finished runs; those of other regimes are left out
+
+    ``algorithms`` are those that the suite runs under the regime, in its order; ``planned`` counts the runs of each on each
+    task. ``seeds`` holds, for each algorithm that has any, the seeds that it has finished on all tasks.
+    """
+
+    def __init__(self, suite: Suite, regime: str, done: Iterable[Measurement]):
+        self.suite = suite
+        of_regime = [run for run in plan(suite) if run.regime == regime]
+        self.algorithms = list(dict.fromkeys(run.algorithm for run in of_regime))
+        self.planned = {
+            (algorithm, task): sum((run.algorithm, run.task) == (algorithm, task) for run in of_regime)
+            for algorithm in self.algorithms
+            for task in suite.tasks
+        }
+        self._cells: dict[tuple[str, str, int], list[Measurement]] = {}
+        for each in done:
+            if each.run.regime == regime:
+                self._cells.setdefault((each.run.algorithm, each.run.task, each.run.seed), []).append(each)
+        whole = {
+            algorithm: tuple(
+                seed
+                for seed in range(suite.seeds)
+                if all((algorithm, task, seed) in self._cells for task in suite.tasks)
+            )
+            for algorithm in self.algorithms
+        }
+        self.seeds = {algorithm: seeds for algorithm, seeds in whole.items() if seeds}
+
+    def of_task(self, algorithm: str, task: str) -> list[Measurement]:
+        """The finished runs of an algorithm on a task, those of seeds not finished on all tasks too."""
+        return [each for seed in range(self.suite.seeds) for each in self._cells.get((algorithm, task, seed), [])]
+
+    def matrix(self, algorithm: str, field: Callable[[Measurement], Any]) -> np.ndarray:
+        """
+        A field over the seeds that an algorithm has finished on all tasks: means over the finished repeats, NaN where a run
+        has no such number.
+
+        :param algorithm: one of ``seeds``
+        :param field: a number or None, or an array of shape (points,)
+        :return: shape (seeds, tasks), or (seeds, tasks, points)
+        """
+        return np.array(
+            [
+                [
+                    np.array([field(each) for each in self._cells[algorithm, task, seed]], dtype=float).mean(axis=0)
+                    for task in self.suite.tasks
+                ]
+                for seed in self.seeds[algorithm]
+            ]
+        )
+
+    def common_seeds(self, algorithms: Iterable[str]) -> tuple[int, ...]:
+        """The seeds that all of some algorithms have finished on all tasks."""
+        return tuple(sorted(set.intersection(*(set(self.seeds[algorithm]) for algorithm in algorithms))))
+
+    def rows(self, algorithm: str, seeds: tuple[int, ...]) -> np.ndarray:
+        """Which rows of an algorithm's matrices are those of some seeds, shape (all its seeds,), boolean."""
+        return np.isin(self.seeds[algorithm], seeds)
