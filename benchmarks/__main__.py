@@ -331,7 +331,7 @@ def anchors(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """
-    Measure what a random policy and MetaWorld's scripted expert return: 0 and 1 of the absolute scores.
+    Measure what a random policy and an expert return on each task: 0 and 1 of the absolute scores.
 
     Takes a few minutes, and writes DIR/anchors.json.
     """
