@@ -120,7 +120,7 @@ def run(
     for each, _ in survey.bad:
         _set_aside(store, each)
     for each, _ in survey.finished:
-        store.tidy(each)
+        store.sweep(each)
     settled = {each.id for each, _ in survey.finished}
     if not retry_failed:
         settled |= {each.id for each, _ in survey.failed}

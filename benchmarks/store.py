@@ -180,7 +180,7 @@ class Store:
         """
         path = _write_once(self.path(run), record)
         self.failure_path(run).unlink(missing_ok=True)
-        self.tidy(run)
+        self._tidy(run)
         return path
 
     def write_failure(self, run: Run, failure: dict[str, Any]) -> Path:
@@ -225,16 +225,30 @@ class Store:
         path = self._checkpoint_path(run)
         return path.replace(path.with_name("checkpoint.set-aside"))
 
-    def tidy(self, run: Run) -> None:
+    def sweep(self, run: Run) -> None:
         """
-        Remove what a finished run needed while it was made.
+        Remove what somebody who was killed at the very end of a run has left behind.
 
         :param run: a run with a record
         """
-        self._checkpoint_path(run).unlink(missing_ok=True)
-        # Held locks and what was set aside stay, and their folder with them.
+        if self._leftovers(run) or self._workshop(run).exists():
+            lock = self.lock(run)
+            if lock is not None:
+                self._tidy(run)
+                lock.release()
+
+    def _tidy(self, run: Run) -> None:
+        """Remove what a finished run needed while it was made: nobody can write its record any more."""
+        for path in (self._checkpoint_path(run), *self._leftovers(run)):
+            path.unlink(missing_ok=True)
+        # A lock that is held stays, and a checkpoint that was set aside, and their folder with them.
         with contextlib.suppress(OSError):
             self._workshop(run).rmdir()
+
+    def _leftovers(self, run: Run) -> list[Path]:
+        """Temporary files of killed writers."""
+        path = self.path(run)
+        return [*path.parent.glob(f".{path.stem}.*.tmp"), *self._workshop(run).glob(".*.tmp")]
 
 
 def read_record(path: Path, fields: Set[str] = frozenset()) -> dict[str, Any]:
@@ -318,9 +332,6 @@ def _write_once(path: Path, record: dict[str, Any]) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
-    # From here on nobody can write this record, so what other writers of it left behind is of no use.
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
     return path
 
 

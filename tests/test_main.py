@@ -282,7 +282,7 @@ def test_verify_tells_what_is_wrong_by_its_exit_code(cli, tmp_path):
     cli("run", suite, "--workers", "1")
     assert "results: 4 records, 0 failed runs, 0 files set aside; nothing wrong" in cli("verify", "tiny")
     victim, *_ = records(tmp_path / "results").values()
-    victim.write_text(victim.read_text().replace("score", "scare", 1))
+    victim.write_text(victim.read_text().replace('"score": ', '"scare": '))
     output = cli("verify", code=1)
     assert f"WRONG {victim.relative_to(tmp_path)} is not a record of a run" in output and "; 1 wrong" in output
     cli("run", suite, "--workers", "1")

@@ -210,8 +210,27 @@ def test_writing_a_record_removes_the_checkpoint_and_nothing_else(run, store):
     assert not checkpoint.exists() and kept.exists() and store.lock(run) is None
     lock.release()
     kept.unlink()
-    store.tidy(run)
-    assert files(store) == ["tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json"] and not kept.parent.exists()
+    kept.parent.rmdir()
+
+
+def test_what_was_left_by_somebody_killed_after_writing_is_swept(run, store):
+    path = store.write(run, record_of(run))
+    store.write_checkpoint(run, b"")
+    folder = path.with_name(".repeat0")
+    leftovers = [folder / "lock", folder / ".checkpoint.01.tmp", path.with_name(".repeat0.json.01.tmp")]
+    for leftover in leftovers:
+        leftover.touch()
+    another = path.with_name(".repeat01.json.01.tmp")
+    another.touch()
+    lock = store.lock(run)
+    store.sweep(run)
+    assert all(leftover.exists() for leftover in leftovers), "somebody is at it"
+    lock.release()
+    store.sweep(run)
+    assert files(store) == [str(another.relative_to(store.root)), f"{run.id}.json"] and not folder.exists()
+    before = path.parent.stat().st_mtime_ns
+    store.sweep(run)
+    assert path.parent.stat().st_mtime_ns == before, "there is nothing to do"
 
 
 def test_a_disk_that_fills_up_in_the_middle_leaves_no_half_record(run, store):
