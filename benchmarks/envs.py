@@ -136,6 +136,6 @@ def expert(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
         with warnings.catch_warnings():
             # The scripts warn that their actions will be clipped, which is what we do with them.
             warnings.filterwarnings("ignore", message=".*Environments clip response")
-            return np.clip(policy.get_action(observation), -1.0, 1.0)
+            return np.clip(policy.get_action(observation), -1.0, 1.0).astype(np.float32)
 
     return act

@@ -137,7 +137,7 @@ def make_model(run: Run) -> OnPolicyAlgorithm:
     if isinstance(algorithm, OutsideAlgorithm):
         model = _make_outside(_OUTSIDE[algorithm.outside], arguments)
     else:
-        model = GIPO(surrogate=_surrogate(algorithm), **run.staleness.model_dump(), **arguments)
+        model = GIPO(surrogate=_surrogate(algorithm), **run.staleness.model_dump(exclude={"settings"}), **arguments)
     # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
     environment.seed(seed)
     # Only the recorder reads what is logged.

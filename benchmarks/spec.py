@@ -8,6 +8,7 @@ standard library and pydantic are used here.
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -94,7 +95,7 @@ Count = Annotated[int, Field(ge=1)]
 class _Algorithm(_Frozen):
     """
     :param settings: entries of the suite's learner and of the regime that are others for this algorithm, such as
-        ``{kl_coef = 0.0}``
+        ``{kl_coef = 0.0}``; they come before the regime's own
     :param regimes: the regimes that this algorithm runs in; None for all
     """
 
@@ -166,10 +167,12 @@ class Regime(_Frozen):
 
     :param replay_window: rollouts kept, the newest included, >= 1; 1 is fresh data
     :param min_lag: policy versions a rollout waits before it is trained on, 0 <= min_lag < replay_window
+    :param settings: entries of the suite's learner that are others under this regime, such as ``{n_steps = 10}``
     """
 
     replay_window: Count
     min_lag: Annotated[int, Field(ge=0)] = 0
+    settings: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
     def _some_rollout_is_trainable(self) -> "Regime":
@@ -306,19 +309,21 @@ class Suite(_Frozen):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "Suite":
+        for label, regime in self.regimes.items():
+            _known_settings(f"regimes.{label}", regime.settings, Learner.model_fields)
         for label, algorithm in self.algorithms.items():
+            _known_settings(
+                f"algorithms.{label}", algorithm.settings, {**Learner.model_fields, "replay_window": 0, "min_lag": 0}
+            )
             for name in algorithm.regimes or ():
                 if name not in self.regimes:
                     raise ValueError(f"algorithms.{label}.regimes: {_unknown('regime', name, list(self.regimes))}")
-            for key in algorithm.settings:
-                known = [*Learner.model_fields, *Regime.model_fields]
-                if key not in known:
-                    raise ValueError(f"algorithms.{label}.settings: {_unknown('key', key, known)}")
             try:
-                self.learner_of(label)
                 runs = [self.runs_in(label, regime) for regime in self.regimes]
+                for regime in self.regimes:
+                    self.learner_of(label, regime)
             except ValidationError as error:
-                raise ValueError(f"algorithms.{label}.settings: {_in_one_line(error)}") from error
+                raise ValueError(f"algorithms.{label}: settings: {_in_one_line(error)}") from error
             if not any(runs):
                 raise ValueError(
                     f"algorithms.{label} runs in no regime: an outside algorithm has no replay window, so it needs one of "
@@ -335,14 +340,28 @@ class Suite(_Frozen):
             raise ValueError(f"budget {self.budget} is not a multiple of {rollout} = n_steps * n_envs: take {near}")
         return self
 
+    @model_validator(mode="after")
+    def _warm_ups_end(self) -> "Suite":
+        for algorithm, regime in itertools.product(self.algorithms, self.regimes):
+            learner = self.learner_of(algorithm, regime)
+            iterations = self.budget // (learner.n_steps * self.environment.n_envs)
+            for rate in (learner.learning_rate, learner.value_learning_rate):
+                if isinstance(rate, WarmupCosine) and rate.warmup_iterations >= iterations:
+                    raise ValueError(
+                        f"a warm-up of {rate.warmup_iterations} iterations does not end within the {iterations} of the "
+                        f"budget {self.budget}"
+                    )
+        return self
+
     @property
     def rollout(self) -> int:
         """Environment steps of whole iterations of every algorithm."""
-        return math.lcm(*(self.learner_of(label).n_steps for label in self.algorithms)) * self.environment.n_envs
+        steps = {self.learner_of(algorithm, regime).n_steps for algorithm in self.algorithms for regime in self.regimes}
+        return math.lcm(*steps) * self.environment.n_envs
 
-    def learner_of(self, algorithm: str) -> Learner:
-        """The suite's learner with the settings of one algorithm."""
-        return _with(self.learner, self.algorithms[algorithm].settings)
+    def learner_of(self, algorithm: str, regime: str) -> Learner:
+        """The suite's learner with the settings of a regime and an algorithm."""
+        return _with(self.learner, self.regimes[regime].settings | self.algorithms[algorithm].settings)
 
     def regime_of(self, algorithm: str, regime: str) -> Regime:
         """A regime with the settings of one algorithm."""
@@ -379,7 +398,7 @@ class Run(_Frozen):
     @property
     def learner(self) -> Learner:
         """The learner's arguments in this run."""
-        return self.suite.learner_of(self.algorithm)
+        return self.suite.learner_of(self.algorithm, self.regime)
 
     @property
     def staleness(self) -> Regime:
@@ -394,7 +413,7 @@ class Run(_Frozen):
             "protocol": PROTOCOL,
             "task": self.task,
             "environment": suite.environment.model_dump(mode="json"),
-            "regime": self.staleness.model_dump(mode="json"),
+            "regime": self.staleness.model_dump(mode="json", exclude={"settings"}),
             "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json", exclude={"settings", "regimes"}),
             "learner": self.learner.model_dump(mode="json"),
             "budget": suite.budget,
@@ -493,6 +512,12 @@ def plan(
 def _with(part: Part, settings: dict[str, JsonValue]) -> Part:
     own = {key: value for key, value in settings.items() if key in type(part).model_fields}
     return type(part).model_validate({**part.model_dump(), **own}) if own else part
+
+
+def _known_settings(where: str, settings: dict[str, JsonValue], known: Iterable[str]) -> None:
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"{where}.settings: {_unknown('key', key, list(known))}")
 
 
 def _subset(kind: str, chosen: Iterable[str], valid: Iterable[str]) -> list[str]:

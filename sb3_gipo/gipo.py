@@ -254,7 +254,8 @@ class GIPO(OnPolicyAlgorithm):
                 "`n_steps * n_envs` must be greater than 1: one advantage cannot be normalized. "
                 f"Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
             )
-        if rollout_size % self.batch_size > 0:
+        # A longer window is passed over only in part: its minibatches are whole once it holds enough.
+        if self.replay_window == 1 and rollout_size % self.batch_size > 0:
             warnings.warn(
                 f"You have specified a mini-batch size of {self.batch_size}, but a rollout has n_steps * n_envs = "
                 f"{self.n_steps} * {self.n_envs} = {rollout_size} transitions: there will be a truncated mini-batch of "
@@ -272,7 +273,9 @@ class GIPO(OnPolicyAlgorithm):
             "min_lag": self.min_lag,
             "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
             "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
-            "keep_trajectories": self.advantage != "stored",
+            # Of a window of one rollout the critic that collected it is the current one: nothing to recompute.
+            "keep_trajectories": self.advantage == "vtrace"
+            or (self.advantage == "recomputed" and self.replay_window > 1),
         }
         super()._setup_model()
         self.sigma = FloatSchedule(self.sigma)
@@ -406,7 +409,7 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.info(f"No update: no rollout is min_lag={self.min_lag} versions old yet")
             return
 
-        if self.advantage != "stored":
+        if self.rollout_buffer.keep_trajectories:
             self._recompute_targets()
         self.policy.set_training_mode(True)
         surrogate = self.current_surrogate

@@ -61,8 +61,8 @@ def test_success_at_any_step_is_kept_apart_from_the_last():
     info = {"is_success": False}
     for _ in range(500):
         # Once it has succeeded the arm goes away.
-        action = np.array([0.0, -1.0, 1.0, -1.0]) if info["is_success"] else expert(observation)
-        observation, _, _, truncated, info = env.step(action.astype(np.float32))
+        action = np.array([0.0, -1.0, 1.0, -1.0], dtype=np.float32) if info["is_success"] else expert(observation)
+        observation, _, _, truncated, info = env.step(action)
     assert truncated and info["episode"]["is_success"]
     assert not info["episode"]["is_success_last"]
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
-from helpers import RandomEnv
+from helpers import RandomEnv, parameters
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_gipo import GIPO
@@ -28,7 +29,7 @@ def train(n_iterations=1, observation_space=None, action_space=None, learning_ra
         "seed": 0,
         "device": "cpu",
     }
-    return GIPO(policy, env, learning_rate=learning_rate, **common, **options).learn(32 * n_iterations)
+    return GIPO(policy, env, learning_rate=learning_rate, **{**common, **options}).learn(32 * n_iterations)
 
 
 def assert_same_targets(model, other):
@@ -45,6 +46,12 @@ def test_equal_to_stored_while_nothing_has_changed(observation_space, action_spa
     options = {"observation_space": observation_space, "action_space": action_space, "learning_rate": 0.0}
     options |= {"n_iterations": 4, "bootstrap_time_limit": bootstrap}
     assert_same_targets(train(advantage=advantage, **options), train(**options))
+
+
+def test_the_newest_rollout_alone_is_never_recomputed():
+    stored, recomputed = (train(3, replay_window=1, advantage=advantage) for advantage in ("stored", "recomputed"))
+    assert th.equal(parameters(stored), parameters(recomputed))
+    assert recomputed.rollout_buffer.nbytes == stored.rollout_buffer.nbytes
 
 
 @pytest.mark.parametrize("advantage", ["stored", "recomputed"])

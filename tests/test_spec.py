@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 from suites import TINY, write_suite
@@ -19,6 +20,23 @@ def test_metaworld8_is_what_the_protocol_says():
     gipo = {f"gipo({sigma},{ratio})" for sigma in (0.2, 0.5, 1.0) for ratio in (0.5, 1.0)}
     assert set(suite.algorithms) == {"ppo", "sapo", "no-clip"} | gipo
     assert len(plan(suite)) == 400 * 9 * 2
+
+
+def test_published_is_what_the_study_did():
+    suite = load_suite("published")
+    assert (len(suite.tasks), len(suite.algorithms), suite.seeds, suite.repeats) == (10, 8, 5, 1)
+    assert len(plan(suite, regimes=["stale"])) == 400
+    runs = {run.regime: run for run in plan(suite, seeds=[0], tasks=["button-press-v3"], algorithms=["gipo(1.0,1.0)"])}
+    stale, stalest = runs["stale"], runs["stalest"]
+    # 1000 iterations of 500 steps, 10 minibatches of 512 each; 50 000 iterations of 10 steps, one minibatch each.
+    for run, window, iterations, minibatches in ((stale, 40, 1000, 10), (stalest, 2000, 50_000, 1)):
+        learner = run.learner
+        assert run.staleness.replay_window * learner.n_steps == 20_000 and run.staleness.replay_window == window
+        assert suite.budget / learner.n_steps == iterations
+        assert learner.n_epochs * math.ceil(learner.n_steps / learner.batch_size) == minibatches
+        assert learner.critic_updates == 9 and learner.ratio_level == "dimension" and not learner.bootstrap_time_limit
+    assert (stale.learner.learning_rate.peak, stale.learner.value_learning_rate.peak) == (3e-4, 3e-3)
+    assert (stalest.learner.learning_rate.peak, stalest.learner.value_learning_rate.peak) == (1e-4, 1e-3)
 
 
 def test_run_ids_and_order(tmp_path):
@@ -84,9 +102,15 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
             '"ppo_clip"\nsettings = {n_epoch = 3}',
             "algorithms.ppo.settings: unknown key .* mean 'n_epochs'",
         ),
-        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 0}', "algorithms.ppo.settings: n_epochs: .* got 0"),
+        ('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 0}', "algorithms.ppo: settings: n_epochs: .* got 0"),
+        (
+            "replay_window = 3",
+            "replay_window = 3\nsettings = {n_step = 8}",
+            "regimes.stale.settings: .* mean 'n_steps'",
+        ),
         ('"ppo_clip"', '"ppo_clip"\nsettings = {n_steps = 65}', "budget 192 is not a multiple of 4160 = "),
         ("learning_rate = 0.01", "learning_rate = -1.0", "learning_rate.*: .*greater than 0, got -1.0"),
+        ("learning_rate = 0.01", "learning_rate = {peak = 1.0, warmup_iterations = 3}", "of 3 iterations does not end"),
         ('surrogate = "ppo_clip"', 'outside = "DQN"', "algorithms.ppo.*outside: .*'PPO' or 'TRPO', got 'DQN'"),
         (
             'surrogate = "ppo_clip"',
@@ -129,3 +153,12 @@ def test_settings_of_one_algorithm_change_its_runs_alone(tmp_path):
     assert before[0].digest != after[0].digest and before[1].digest == after[1].digest
     assert after[0].learner.n_epochs == 5 and after[0].staleness.replay_window == 2
     assert after[0].configuration["regime"]["replay_window"] == 2
+
+
+def test_settings_of_a_regime_come_before_the_learners_and_after_the_algorithms(tmp_path):
+    text = TINY.replace("replay_window = 3", "replay_window = 3\nsettings = {n_steps = 32, n_epochs = 7}")
+    text = text.replace('"ppo_clip"', '"ppo_clip"\nsettings = {n_epochs = 5}')
+    fresh, stale = (plan(load_suite(write_suite(tmp_path, text)), regimes=[name])[:2] for name in ("fresh", "stale"))
+    assert [(run.learner.n_steps, run.learner.n_epochs) for run in fresh] == [(64, 5), (64, 2)]
+    assert [(run.learner.n_steps, run.learner.n_epochs) for run in stale] == [(32, 5), (32, 7)]
+    assert stale[1].configuration["learner"]["n_steps"] == 32
