@@ -5,8 +5,8 @@ Two normalisations, always side by side:
 
 - *min-max* (the published one): for each task and regime, 0 is the worst and 1 the best row of all algorithms compared. It
   stretches any difference over 0 to 1, and moves when an algorithm is added. Where all rows of a task tie, every one is 0.5.
-- *absolute*: 0 is a random policy, 1 MetaWorld's scripted expert (see ``anchors.py``). It does not move. A learner may
-  exceed 1: some experts finish their task without collecting much reward.
+- *absolute*: 0 is a random policy, 1 an expert (see ``anchors.py``). It does not move. A learner may exceed 1: some experts
+  finish their task without collecting much reward.
 """
 
 from collections.abc import Iterable, Mapping
@@ -105,7 +105,7 @@ class AlgorithmScores:
     :param planned: runs of the suite
     :param seeds: seeds finished on all tasks, which the estimates rest on
     :param min_max: normalised to the algorithms compared
-    :param absolute: random policy = 0 and scripted expert = 1; None too where a task has no anchors
+    :param absolute: random policy = 0 and expert = 1; None too where a task has no anchors
     :param raw: IQM of the unscaled returns
     :param success: mean success rate; None too where a task does not tell
     :param improvement: probability of improvement over the baseline; None too without one, or without a seed that both have
