@@ -61,7 +61,7 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
     lines = [
         f"{suite.budget:,} environment steps a run; score: mean return of its last {suite.score_episodes} episodes.",
         "min-max: per task, 0 = worst and 1 = best seed of the algorithms compared, so even a small lead is stretched to 1.",
-        "absolute: random policy = 0, expert = 1. return: unscaled. success: at any step of an episode.",
+        "absolute: random policy = 0, expert = 1 (anchors.json). return: unscaled. success: at any step of an episode.",
         "IQM over seeds x tasks (repeats averaged first); [95 %]: stratified bootstrap over seeds. Rank: by IQM min-max.",
         "runs: finished/planned. seeds: finished on all tasks; the numbers rest on these.",
         "median: over tasks. gap: optimality gap, mean shortfall below 1. area: mean of the IQM's learning curve.",

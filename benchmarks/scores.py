@@ -5,8 +5,8 @@ Two normalisations, always side by side:
 
 - *min-max* (the published one): for each task and regime, 0 is the worst and 1 the best row of all algorithms compared. It
   stretches any difference over 0 to 1, and moves when an algorithm is added. Where all rows of a task tie, every one is 0.5.
-- *absolute*: 0 is a random policy, 1 an expert (see ``anchors.py``). It does not move. A learner may
-  exceed 1: some experts finish their task without collecting much reward.
+- *absolute*: 0 is a random policy, 1 an expert (see ``anchors.py``). It does not move. A learner may exceed 1: some experts
+  finish their task without collecting much reward.
 """
 
 from collections.abc import Iterable, Mapping

@@ -147,10 +147,10 @@ def test_comparisons_rest_on_the_seeds_that_both_have_finished():
     suite = make_suite()
 
     def value(run):
-        return {"ppo": 50.0, "gipo(1.0,1.0)": 100.0 if run.seed < 2 else 0.0}[run.algorithm]
+        return {"ppo": 50.0, "gipo(1.0,1.0)": 100.0 if run.seed >= 2 else 0.0}[run.algorithm]
 
     def only(run):
-        return run.algorithm in ("ppo", "gipo(1.0,1.0)") and not (run.algorithm == "ppo" and run.seed >= 2)
+        return run.algorithm in ("ppo", "gipo(1.0,1.0)") and not (run.algorithm == "ppo" and run.seed < 2)
 
     found = entries(scores.score(suite, measured(suite, constant(value), only), ANCHORS, "ppo"), "stale")[
         "gipo(1.0,1.0)"
