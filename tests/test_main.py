@@ -199,7 +199,8 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(cli, tmp_path):
     output = cli("run", suite, "--workers", "2", code=1)
     name = "tiny/fresh/ppo/Pendulum-v1/seed0/repeat0"
     assert f"{name}: failed: Traceback" in output and "no episode ended" in output
-    assert f"4 runs have failed; --retry-failed tries them again:\n  {name}: results/{name}.failed.json" in output
+    assert "4 runs have failed; --retry-failed tries them again:" in output
+    assert f"\n  {name}: results/{name}.failed.json" in output
     assert len(records(tmp_path / "results")) == 4
 
     output = cli("status", suite)
