@@ -72,21 +72,21 @@ def await_files(folder, count, process):
 
 
 def kill(victim, process):
-    children = psutil.Process(process.pid).children(recursive=True)
+    started = [(child, " ".join(child.cmdline())) for child in psutil.Process(process.pid).children(recursive=True)]
+    workers = [child for child, command in started if "spawn_main" in command or "ray::_attempt" in command]
     if victim == "worker":
-        # Of local workers the one that has loaded most is at work; Ray's say what they do.
-        loaded = max(children, key=lambda child: child.memory_info().rss)
-        at_work = [child for child in children if "ray::_attempt" in " ".join(child.cmdline())]
-        (at_work or [loaded])[0].kill()
+        # The one that has loaded most is at work; Ray may be starting one just now.
+        for worker in sorted(workers, key=lambda worker: worker.memory_info().rss)[-1:]:
+            worker.kill()
         return
     if victim == "driver":
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    # Workers die with their driver.
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    # Workers die with their driver; Ray's own agents take a little longer.
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not [worker for worker in alive if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
 
 
 def disturb(folder, suite, victims, rng, *options):
