@@ -263,7 +263,8 @@ def undisturbed(tmp_path_factory):
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
-    suite = write_suite(tmp_path)
+    # Long enough that the signal arrives before the end, however late it is delivered.
+    suite = write_suite(tmp_path, budget=6400)
     process = start("run", suite, "--workers", "2", cwd=tmp_path)
     await_records(tmp_path / "results", 2, process)
     os.killpg(process.pid, signal.SIGINT)
