@@ -38,8 +38,7 @@ def start(*arguments, cwd, **options):
         stderr=subprocess.STDOUT,
         start_new_session=True,
         # A shell's background jobs ignore Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **options,
+        **{"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options},
     )
 
 
