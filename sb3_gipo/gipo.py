@@ -22,7 +22,7 @@ from sb3_gipo import behavior, resumption, utilization
 from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
-from sb3_gipo.policies import split_optimizer, value_predictor
+from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_predictor
 from sb3_gipo.revaluation import recompute_gae, recompute_vtrace
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
@@ -282,6 +282,7 @@ class GIPO(OnPolicyAlgorithm):
         if self.value_learning_rate is not None:
             self.value_learning_rate = FloatSchedule(self.value_learning_rate)
             split_optimizer(self.policy)
+        fuse_optimizer(self.policy)
         if self.clip_range_vf is not None:
             if isinstance(self.clip_range_vf, float | int):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
@@ -314,7 +315,7 @@ class GIPO(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            with th.no_grad():
+            with th.no_grad(), behavior.unvalidated():
                 actions, values, log_probs = self.policy(obs_tensor)
                 # The policy keeps the distribution it has just sampled from; a callback may replace it later.
                 remembered = behavior.parameters(self.policy.action_dist) if self.kl_coef > 0 else None
@@ -384,7 +385,7 @@ class GIPO(OnPolicyAlgorithm):
         if isinstance(numbers, dict):
             for key, part in numbers.items():
                 self._require_finite(part, f"{quantity} {key!r}")
-        elif not np.isfinite(numbers).all():
+        elif numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             environments = np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))
             raise FloatingPointError(
                 f"non-finite {quantity} after {self.num_timesteps} steps, in environment {environments.tolist()}: "
@@ -398,6 +399,7 @@ class GIPO(OnPolicyAlgorithm):
             return self.surrogate
         return GaussianTrust(self.sigma(self._current_progress_remaining), self.sigma_neg_ratio)  # type: ignore[operator]
 
+    @behavior.unvalidated()
     def train(self) -> None:
         """Make one iteration's gradient steps on the trainable rollouts, and advance the policy version."""
         self.rollout_buffer.policy_version = self.policy_version

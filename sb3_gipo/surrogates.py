@@ -81,7 +81,9 @@ class _TrustKernel(Surrogate):
         _require_positive("sigma", self.sigma, "the width of the trust weight, in units of the log-ratio")
         _require_positive("sigma_neg_ratio", self.sigma_neg_ratio, "it multiplies sigma where the advantage is ≤ 0")
 
-    def _width(self, advantage: th.Tensor) -> th.Tensor:
+    def _width(self, advantage: th.Tensor) -> th.Tensor | float:
+        if self.sigma_neg_ratio == 1:
+            return self.sigma
         negative = self.sigma * self.sigma_neg_ratio
         return th.where(advantage > 0, th.full_like(advantage, self.sigma), th.full_like(advantage, negative))
 

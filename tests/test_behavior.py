@@ -80,3 +80,17 @@ def test_unknown_spaces_and_distributions_are_named():
         behavior.kl_divergence(th.zeros(1, 2), object())
     with pytest.raises(TypeError, match='ratio_level="joint"'):
         behavior.log_prob(object(), th.zeros(1, 2))
+
+
+def test_arguments_are_checked_again_outside_unvalidated():
+    def invalid():
+        return th.distributions.Normal(0.0, -1.0)
+
+    with behavior.unvalidated():
+        invalid()
+    with pytest.raises(ValueError, match="scale"):
+        invalid()
+    with pytest.raises(RuntimeError), behavior.unvalidated():
+        raise RuntimeError
+    with pytest.raises(ValueError, match="scale"):
+        invalid()

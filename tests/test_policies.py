@@ -270,3 +270,30 @@ def test_each_group_has_its_own_learning_rate_and_its_state_survives(tmp_path):
     for index, state in saved["state"].items():
         assert all(th.equal(state[key], found["state"][index][key]) for key in state)
     assert len(found["state"]) == len(list(model.policy.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "fused"),
+    [
+        ({}, True),
+        ({"optimizer_class": th.optim.AdamW}, True),
+        ({"optimizer_kwargs": {"fused": False}}, False),
+        ({"optimizer_kwargs": {"foreach": True}}, None),
+        ({"optimizer_class": th.optim.RMSprop}, None),
+    ],
+)
+def test_adam_is_fused_unless_the_user_chose(policy_kwargs, fused):
+    model = GIPO("MlpPolicy", "Pendulum-v1", n_steps=64, policy_kwargs=policy_kwargs, value_learning_rate=1e-3)
+    assert [group.get("fused") for group in model.policy.optimizer.param_groups] == [fused] * 2
+    model.learn(64)
+
+
+def test_a_fused_step_is_adams_step():
+    """Two trainings from the same start and on the same rollout: 16 steps, which differ by rounding alone."""
+
+    def train(**policy_kwargs):
+        model = GIPO("MlpPolicy", "Pendulum-v1", n_steps=256, n_epochs=4, seed=0, policy_kwargs=policy_kwargs)
+        model.learn(256)
+        return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+    th.testing.assert_close(train(), train(optimizer_kwargs={"fused": False, "eps": 1e-5}), rtol=0, atol=1e-7)
