@@ -28,8 +28,11 @@ class Measurement:
     :param curve: (points,) the return on the grid of ``curves.py``
     :param dead_fraction: (points,) share of samples without gradient; NaN where the algorithm does not tell
     :param ess: (points,) effective sample size, likewise
+    :param log_ratio_p95: (points,) 95th percentile of |x|, likewise
     :param lags: (buckets,) the middle of each bucket of lags; empty where the record has none
     :param multiplier: (buckets,) mean multiplier of the samples in each; NaN where there were none
+    :param cpu_seconds: what the run took
+    :param wall_seconds: likewise
     """
 
     run: Run
@@ -38,8 +41,11 @@ class Measurement:
     curve: np.ndarray
     dead_fraction: np.ndarray
     ess: np.ndarray
+    log_ratio_p95: np.ndarray
     lags: np.ndarray
     multiplier: np.ndarray
+    cpu_seconds: float
+    wall_seconds: float
 
 
 def measure(run: Run, record: dict[str, Any]) -> Measurement:
@@ -53,9 +59,14 @@ def measure(run: Run, record: dict[str, Any]) -> Measurement:
     curve = record["curve"]
     # Outside algorithms, and records made before there was such a field, have none.
     by_lag = record.get("by_lag") or {"first": [], "last": [], "multiplier": []}
+    columns = {
+        "curve": "return",
+        "dead_fraction": "dead_fraction",
+        "ess": "ess",
+        "log_ratio_p95": "log_ratio_abs_p95",
+    }
     quantities = {
-        name: curves.on_grid(curve["steps"], curve[column], run.suite.budget)
-        for name, column in {"curve": "return", "dead_fraction": "dead_fraction", "ess": "ess"}.items()
+        name: curves.on_grid(curve["steps"], curve[column], run.suite.budget) for name, column in columns.items()
     }
     return Measurement(
         run=run,
@@ -63,6 +74,8 @@ def measure(run: Run, record: dict[str, Any]) -> Measurement:
         success=record["success"],
         lags=(np.array(by_lag["first"], dtype=float) + np.array(by_lag["last"], dtype=float)) / 2,
         multiplier=np.array(by_lag["multiplier"], dtype=float),
+        cpu_seconds=record["cpu_seconds"],
+        wall_seconds=record["wall_seconds"],
         **quantities,
     )
 

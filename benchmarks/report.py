@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from benchmarks.scores import AlgorithmScores, NormalisedScores, RegimeScores
+from benchmarks.scores import AlgorithmScores, Diagnostics, NormalisedScores, RegimeScores
 from benchmarks.spec import Suite
 from benchmarks.statistics import Estimate, StepsRatio
 
@@ -31,6 +31,7 @@ _LATEX = {
     _MISSING: "--",
     "<": r"$<$",
     ">": r"$>$",
+    "|": r"$|$",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 
@@ -65,6 +66,7 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
         "IQM over seeds x tasks (repeats averaged first); [95 %]: stratified bootstrap over seeds. Rank: by IQM min-max.",
         "runs: finished/planned. seeds: finished on all tasks; the numbers rest on these.",
         "median: over tasks. gap: optimality gap, mean shortfall below 1. area: mean of the IQM's learning curve.",
+        "|x|95: 95th percentile of the absolute log-ratio; it, dead fraction and ESS are those of the budget's last tenth.",
         "docs/statistics.md defines every number.",
     ]
     for baseline in dict.fromkeys(regime.baseline for regime in regimes):
@@ -130,7 +132,8 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
     """
     :param suite: the suite
     :param regime: scores of one of its regimes
-    :return: the ranking, the aggregates of each normalisation that there is, the ranks, and the returns of each task
+    :return: the ranking, the aggregates of each normalisation that there is, the ranks, how runs ended and what they cost,
+        and the returns of each task
     """
     where = f"{suite.identity}, {regime.regime}"
     header = ("rank", "algorithm", "runs", "seeds")
@@ -148,6 +151,10 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
         header = ("algorithm", *(str(rank) for rank in range(1, len(ranked) + 1)))
         rows = [(entry.algorithm, *(f"{share:.2f}" for share in entry.ranks or ())) for entry in ranked]
         yield Table(f"{where}: share of resamples in each rank by IQM min-max", header, rows)
+    header = ("algorithm", "|x|95", "largest |x|95", "dead fraction", "ESS", "CPU s/run", "wall s/run")
+    ended = [_diagnostics_row(entry.algorithm, entry.diagnostics) for entry in regime.algorithms if entry.diagnostics]
+    if ended:
+        yield Table(f"{where}: how runs ended, what one costs", header, ended)
     header = ("task", *(entry.algorithm for entry in regime.algorithms))
     rows = []
     for task in suite.tasks:
@@ -172,6 +179,18 @@ def _ranking_row(entry: AlgorithmScores) -> tuple[str, ...]:
 def _aggregates_row(entry: AlgorithmScores, scores: NormalisedScores | None, compared: bool) -> tuple[str, ...]:
     row = (entry.algorithm, *(_estimate(scores and getattr(scores, name), 2) for name in _AGGREGATES[1:]))
     return (*row, _estimate(entry.improvement, 2), _steps(scores and scores.steps)) if compared else row
+
+
+def _diagnostics_row(algorithm: str, diagnostics: Diagnostics) -> tuple[str, ...]:
+    return (
+        algorithm,
+        _text(diagnostics.log_ratio_p95, 2),
+        _text(diagnostics.largest_log_ratio_p95, 2),
+        _text(diagnostics.dead_fraction, 3),
+        _text(diagnostics.ess, 3),
+        _text(diagnostics.cpu_seconds, 1),
+        _text(diagnostics.wall_seconds, 1),
+    )
 
 
 def _estimate(estimate: Estimate | None, digits: int) -> str:
@@ -206,9 +225,13 @@ def _markdown(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
     for regime in regimes:
         for table in tables(suite, regime):
             lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-            parts += [f"## {table.title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+            parts += [f"## {table.title}", "\n".join(_markdown_row(line) for line in lines)]
     parts += ["\n".join(f"- {line}" for line in legend(suite, regimes)), f"![IQM with intervals](iqm.png)\n\n{origin}"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _latex(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:

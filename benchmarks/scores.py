@@ -9,7 +9,7 @@ Two normalisations, always side by side:
   finish their task without collecting much reward.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -23,6 +23,7 @@ from benchmarks.statistics import Band, Estimate, StepsRatio
 __all__ = [
     "THRESHOLDS",
     "AlgorithmScores",
+    "Diagnostics",
     "NormalisedScores",
     "RegimeScores",
     "TaskScores",
@@ -96,6 +97,28 @@ class Utilization:
 
 
 @dataclass(frozen=True)
+class Diagnostics:
+    """
+    How an algorithm's finished runs ended, and what they cost. The first four describe the last tenth of the budget, and are
+    None for algorithms that do not tell.
+
+    :param log_ratio_p95: 95th percentile of the absolute log-ratio |x|, mean over runs
+    :param largest_log_ratio_p95: of the run where it is largest
+    :param dead_fraction: share of samples without gradient, mean over runs
+    :param ess: effective sample size of the multiplier, mean over runs
+    :param cpu_seconds: of a run, median
+    :param wall_seconds: likewise
+    """
+
+    log_ratio_p95: float | None
+    largest_log_ratio_p95: float | None
+    dead_fraction: float | None
+    ess: float | None
+    cpu_seconds: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
 class AlgorithmScores:
     """
     One algorithm under one regime. Estimates are None where no seed is finished on all tasks.
@@ -113,6 +136,7 @@ class AlgorithmScores:
     :param ranks: how often it ranks first, second, ... by min-max IQM under the bootstrap; None too where the ranked
         algorithms have fewer than two finished seeds in common
     :param utilization: None too for algorithms that do not tell
+    :param diagnostics: of all finished runs; None if there are none
     :param tasks: task to its scores
     """
 
@@ -128,6 +152,7 @@ class AlgorithmScores:
     improvement: Estimate | None
     ranks: list[float] | None
     utilization: Utilization | None
+    diagnostics: Diagnostics | None
     tasks: dict[str, TaskScores]
 
 
@@ -226,8 +251,10 @@ def _score_regime(runs: RegimeRuns, ends: np.ndarray | None, baseline: str | Non
 def _entry(runs: RegimeRuns, algorithm: str) -> AlgorithmScores:
     """What is known of an algorithm without a seed that is finished on all tasks."""
     tasks = {}
+    every: list[Measurement] = []
     for task in runs.suite.tasks:
         done = runs.of_task(algorithm, task)
+        every += done
         successes = [each.success for each in done if each.success is not None]
         tasks[task] = TaskScores(
             finished=len(done),
@@ -248,7 +275,23 @@ def _entry(runs: RegimeRuns, algorithm: str) -> AlgorithmScores:
         improvement=None,
         ranks=None,
         utilization=None,
+        diagnostics=_diagnostics(every) if every else None,
         tasks=tasks,
+    )
+
+
+def _diagnostics(done: list[Measurement]) -> Diagnostics:
+    def over_runs(field: str, aggregate: Callable[[np.ndarray], np.floating]) -> float | None:
+        last = np.array([getattr(each, field)[-1] for each in done])
+        return None if np.isnan(last).any() else float(aggregate(last))
+
+    return Diagnostics(
+        log_ratio_p95=over_runs("log_ratio_p95", np.mean),
+        largest_log_ratio_p95=over_runs("log_ratio_p95", np.max),
+        dead_fraction=over_runs("dead_fraction", np.mean),
+        ess=over_runs("ess", np.mean),
+        cpu_seconds=float(np.median([each.cpu_seconds for each in done])),
+        wall_seconds=float(np.median([each.wall_seconds for each in done])),
     )
 
 

@@ -56,7 +56,7 @@ def record_of(run, returns, success=None, utilization=True, cpu_seconds=60.0):
     }
     if utilization:
         ramp = np.linspace(0, 0.6 * (1 - 1 / window), length)
-        curve |= {"dead_fraction": ramp.tolist(), "ess": (1 - ramp).tolist()}
+        curve |= {"dead_fraction": ramp.tolist(), "ess": (1 - ramp).tolist(), "log_ratio_abs_p95": (2 * ramp).tolist()}
         lags = list(range(window))
         record["by_lag"] = {
             "first": lags,

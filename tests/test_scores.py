@@ -184,6 +184,26 @@ def test_utilization_is_a_mean_over_runs_and_missing_where_an_algorithm_does_not
     assert stale.multiplier.value.tolist() == pytest.approx([0.9**lag for lag in range(8)])
 
 
+def test_diagnostics_describe_the_end_of_the_finished_runs():
+    suite = make_suite()
+    last = {0: 0.5, 1: 3.0, 2: 1.0, 3: 1.5}
+    seconds = {0: 10.0, 1: 90.0, 2: 30.0, 3: 20.0}
+
+    def record(run):
+        made = realistic(run) | {"cpu_seconds": seconds[run.seed], "wall_seconds": 2 * seconds[run.seed]}
+        if run.algorithm != "sb3-ppo":
+            made["curve"]["log_ratio_abs_p95"] = [100.0] * 30 + [last[run.seed]] * 10
+        return made
+
+    found = entries(scores.score(suite, measured(suite, record), ANCHORS), "stale")["ppo"].diagnostics
+    assert (found.log_ratio_p95, found.largest_log_ratio_p95) == (1.5, 3.0)
+    # The synthetic records' ramps, over the last tenth of 40 iterations.
+    assert found.dead_fraction == pytest.approx(1 - found.ess) and 0.45 < found.dead_fraction < 0.525
+    assert (found.cpu_seconds, found.wall_seconds) == (25.0, 50.0)
+    outside = entries(scores.score(suite, measured(suite, record), ANCHORS), "fresh")["sb3-ppo"].diagnostics
+    assert outside.log_ratio_p95 is outside.largest_log_ratio_p95 is outside.ess is None and outside.cpu_seconds == 25.0
+
+
 def test_lags_that_some_run_never_saw_are_left_out():
     suite = make_suite()
 
