@@ -233,7 +233,7 @@ class Learner(_Frozen):
     max_grad_norm: Positive = 0.5
     target_kl: Positive | None = None
     ratio_level: Literal["joint", "dimension"] = "joint"
-    advantage: Literal["stored", "recomputed", "vtrace"] = "stored"
+    advantage: Literal["stored", "recomputed", "vtrace"] = "recomputed"
     vtrace_rho_bar: Positive = 1.0
     vtrace_c_bar: Positive = 1.0
     bootstrap_time_limit: bool = True

@@ -101,11 +101,11 @@ class GIPO(OnPolicyAlgorithm):
         dimensions (SB3's habit). ``"dimension"``: one ratio for each action dimension, the advantage shared, and policy
         loss and KL averaged over dimensions (the published MetaWorld experiments). A sigma tuned for one does not transfer
         to the other
-    :param advantage: where advantages and value targets come from. ``"stored"``: GAE, once, with the critic that collected
-        the rollout. ``"recomputed"``: before each update the current critic re-evaluates the whole window, then GAE along
-        each rollout (AcceRL's value recomputation, arXiv 2603.18464). ``"vtrace"``: likewise, with V-trace's correction for
-        the current policy (arXiv 1802.01561, equation 1), its traces decayed by ``gae_lambda``. The last two cost a pass
-        over the window an iteration
+    :param advantage: where advantages and value targets come from. ``"recomputed"``: before each update the current critic
+        re-evaluates the whole window, then GAE along each rollout (AcceRL's value recomputation, arXiv 2603.18464); a
+        window of one rollout has nothing to recompute. ``"stored"``: GAE, once, with the critic that collected the rollout.
+        ``"vtrace"``: re-evaluated, with V-trace's correction for the current policy (arXiv 1802.01561, equation 1), its
+        traces decayed by ``gae_lambda``. Re-evaluation costs a pass over the window an iteration
     :param vtrace_rho_bar: V-trace's truncation ρ̄ > 0 of the ratio at each step, which sets the policy whose value is
         learned
     :param vtrace_c_bar: V-trace's truncation c̄ of the traces, 0 < c̄ ≤ ρ̄
@@ -160,7 +160,7 @@ class GIPO(OnPolicyAlgorithm):
         sigma_neg_ratio: float = 1.0,
         surrogate: Surrogate | None = None,
         ratio_level: Literal["joint", "dimension"] = "joint",
-        advantage: Literal["stored", "recomputed", "vtrace"] = "stored",
+        advantage: Literal["stored", "recomputed", "vtrace"] = "recomputed",
         vtrace_rho_bar: float = 1.0,
         vtrace_c_bar: float = 1.0,
         bootstrap_time_limit: bool = True,

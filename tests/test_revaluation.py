@@ -25,6 +25,7 @@ def train(n_iterations=1, observation_space=None, action_space=None, learning_ra
         "batch_size": 16,
         "n_epochs": 2,
         "replay_window": 3,
+        "advantage": "stored",
         "gamma": 0.9,
         "seed": 0,
         "device": "cpu",
