@@ -1,4 +1,12 @@
-"""A suite small enough for tests, as the TOML a user would write."""
+"""A suite small enough for tests, as the TOML a user would write, and the command line that runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TINY = """
 name = "tiny"
@@ -35,3 +43,23 @@ def write_suite(folder, text=TINY, **replacements):
     path = folder / "tiny.toml"
     path.write_text(text)
     return str(path)
+
+
+def start(*arguments, cwd, stdout=subprocess.PIPE, limit=lambda: None):
+    """The command line in a process group of its own, to be killed; ``limit`` is called in the new process."""
+
+    def prepare():
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        limit()
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=prepare,
+    )

@@ -10,34 +10,24 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+import suites
 from suites import TINY, write_suite
 
 from benchmarks.executors import serial
 from benchmarks.spec import load_suite, plan
 
-ROOT = Path(__file__).resolve().parents[1]
 # Eight runs of ten iterations, and a checkpoint before each but the first.
 LONGER = TINY.replace("budget = 192", "budget = 640").replace("seeds = 2", "seeds = 1")
 
 
 def start(*arguments, cwd):
-    """The command line in a process group of its own, to be killed. What it says goes to a file."""
+    """The command line, to be killed. What it says goes to a file."""
     with open(cwd / "output", "a") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return suites.start(*arguments, cwd=cwd, stdout=output)
 
 
 def timeless(folder):

@@ -6,14 +6,12 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
-from suites import TINY, write_suite
+from suites import TINY, start, write_suite
 
 from benchmarks.__main__ import main
 from benchmarks.anchors import load_anchors
@@ -24,26 +22,9 @@ from benchmarks.scores import score
 from benchmarks.spec import load_suite, plan
 from benchmarks.store import Store
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def start(*arguments, cwd, **options):
-    """The command line in a process group of its own, to be killed."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # A shell's background jobs ignore Ctrl-C, and so would what they start.
-        **{"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options},
-    )
-
 
 def run_cli(monkeypatch, capsys, cwd, *arguments, code=0):
-    """The same in this process, which saves importing torch and the simulators each time."""
+    """The command line in this process, which saves importing torch and the simulators each time."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     with pytest.raises(SystemExit) as end:
@@ -108,7 +89,7 @@ def test_run_status_table(cli, tmp_path):
     assert "4/4" in output and "Runs are missing" not in output
     assert "aggregates, absolute" in output, "CartPole has anchors"
     folder = tmp_path / "results" / "tiny"
-    assert (folder / "iqm.png").read_bytes().startswith(b"\x89PNG") and str(Path("results/tiny/iqm.png")) in output
+    assert (folder / "iqm.png").read_bytes().startswith(b"\x89PNG") and "results/tiny/iqm.png" in output
     markdown = (folder / "table.md").read_text()
     assert "python -m benchmarks table tiny.toml" in markdown and str(tmp_path) not in markdown
     rows = ranking(tmp_path / "results")
@@ -219,7 +200,7 @@ def test_a_full_disk_is_told_and_what_is_missing_is_made_later(cli, tmp_path):
     """No file may grow beyond 2 kB, which is what a full disk looks like to a writer in the middle of a record."""
     suite = write_suite(tmp_path, seeds=1, repeats=1)
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2000, 2000))
-    process = start("run", suite, "--workers", "1", cwd=tmp_path, preexec_fn=limit)
+    process = start("run", suite, "--workers", "1", cwd=tmp_path, limit=limit)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert output.count("cannot write results/tiny/fresh/ppo/CartPole-v1/seed0/repeat0.json: File too large") == 1
