@@ -181,13 +181,15 @@ def test_an_iteration_without_an_update_is_printed(capsys):
     assert "No update: no rollout is min_lag=1 versions old yet" in capsys.readouterr().out
 
 
-def test_the_kl_penalty_is_part_of_gipo_alone():
-    def kl_coef(**options):
-        return GIPO("MlpPolicy", "CartPole-v1", _init_setup_model=False, **options).kl_coef
+def test_epochs_and_kl_penalty_follow_the_surrogate():
+    def options(**given):
+        model = GIPO("MlpPolicy", "CartPole-v1", _init_setup_model=False, **given)
+        return model.n_epochs, model.kl_coef
 
-    assert kl_coef() == kl_coef(surrogate=GaussianTrust(0.2)) == 0.1
-    assert kl_coef(surrogate=PPOClip()) == kl_coef(surrogate=NoClip()) == 0.0
-    assert kl_coef(kl_coef=0.0) == 0.0 and kl_coef(surrogate=PPOClip(), kl_coef=0.3) == 0.3
+    assert options() == options(surrogate=GaussianTrust(0.2)) == (20, 0.05)
+    assert options(surrogate=PPOClip()) == options(surrogate=NoClip()) == (10, 0.0)
+    assert options(kl_coef=0.0, n_epochs=1) == (1, 0.0)
+    assert options(surrogate=PPOClip(), kl_coef=0.3, n_epochs=1) == (1, 0.3)
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.5])
