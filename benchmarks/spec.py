@@ -214,7 +214,7 @@ class Learner(_Frozen):
     The arguments of :class:`sb3_gipo.GIPO` that all algorithms of a suite share; names and defaults are GIPO's.
 
     Every default is written out, so that a record's configuration is complete on its own, apart from ``n_epochs`` and
-    ``kl_coef``: None leaves them to the algorithm, see :class:`sb3_gipo.GIPO`. ``policy_kwargs`` is handed
+    ``kl_coef``: None leaves them to the class, see :class:`sb3_gipo.GIPO`. ``policy_kwargs`` is handed
     on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh". ``policy`` is one that
     Stable-Baselines3 knows by name, or "LayerNormActorCriticPolicy". A learning rate is a number, or a table such as
     ``{peak = 3e-4, warmup_iterations = 10}``.

@@ -186,7 +186,7 @@ def test_epochs_and_kl_penalty_follow_the_surrogate():
         model = GIPO("MlpPolicy", "CartPole-v1", _init_setup_model=False, **given)
         return model.n_epochs, model.kl_coef
 
-    assert options() == options(surrogate=GaussianTrust(0.2)) == (20, 0.05)
+    assert options() == options(surrogate=GaussianTrust(0.2)) == (20, 0.1)
     assert options(surrogate=PPOClip()) == options(surrogate=NoClip()) == (10, 0.0)
     assert options(kl_coef=0.0, n_epochs=1) == (1, 0.0)
     assert options(surrogate=PPOClip(), kl_coef=0.3, n_epochs=1) == (1, 0.3)
