@@ -33,12 +33,13 @@ def environment_seed(seed: int, copy: int = 0) -> int:
     return _stream(seed, 0, _ENVIRONMENT, copy)
 
 
-def evaluation_seed(seed: int) -> int:
+def evaluation_seed(seed: int, copy: int = 0) -> int:
     """
     :param seed: a suite's seed, >= 0
+    :param copy: which of the environments, >= 0
     :return: what seeds the environment of evaluation episodes, 32 bits; the same for every repeat and every algorithm
     """
-    return _stream(seed, 0, _EVALUATION)
+    return _stream(seed, 0, _EVALUATION, copy)
 
 
 def learner_seed(seed: int, repeat: int) -> int:

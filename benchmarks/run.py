@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -135,13 +136,7 @@ def make_model(run: Run) -> OnPolicyAlgorithm:
     :param run: what to run
     :return: the model: a GIPO, or the outside algorithm's own class
     """
-    seed = envs.environment_seed(run.seed)
-    environment = DummyVecEnv(
-        [
-            lambda copy=copy: _make_env(run, envs.environment_seed(run.seed, copy))
-            for copy in range(run.suite.environment.n_envs)
-        ]
-    )
+    environment = _make_envs(run, envs.environment_seed, run.suite.environment.n_envs)
     algorithm = run.suite.algorithms[run.algorithm]
     arguments = _arguments(run) | {
         "env": environment,
@@ -154,15 +149,20 @@ def make_model(run: Run) -> OnPolicyAlgorithm:
     else:
         model = GIPO(surrogate=_surrogate(algorithm), **run.staleness.model_dump(exclude={"settings"}), **arguments)
     # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
-    environment.seed(seed)
+    environment.seed(envs.environment_seed(run.seed))
     # Only the recorder reads what is logged.
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
 
-def _make_env(run: Run, seed: int) -> gym.Env:
-    environment = run.suite.environment
-    return envs.make_env(run.task, seed, environment.reward_scale, environment.action_bins)
+def _make_envs(run: Run, seed_of: Callable[[int, int], int], copies: int) -> DummyVecEnv:
+    def make(copy: int) -> gym.Env:
+        environment = run.suite.environment
+        return envs.make_env(run.task, seed_of(run.seed, copy), environment.reward_scale, environment.action_bins)
+
+    environments = DummyVecEnv([partial(make, copy) for copy in range(copies)])
+    environments.seed(seed_of(run.seed, 0))
+    return environments
 
 
 def _surrogate(algorithm: Algorithm) -> Surrogate:
@@ -197,9 +197,8 @@ def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:
     """Mean return of the deterministic policy on goals that no training episode chose, the same for all algorithms."""
     if run.suite.evaluation_episodes == 0:
         return None
-    seed = envs.evaluation_seed(run.seed)
-    environment = DummyVecEnv([lambda: _make_env(run, seed)])
-    environment.seed(seed)
+    copies = min(run.suite.environment.n_envs, run.suite.evaluation_episodes)
+    environment = _make_envs(run, envs.evaluation_seed, copies)
     episodes: list[dict[str, Any]] = []
 
     def take_in(local: dict[str, Any], _: dict[str, Any]) -> None:

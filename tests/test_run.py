@@ -217,13 +217,23 @@ def test_an_outside_baseline_takes_its_own_defaults_and_settings(tmp_path):
 
 
 def test_evaluation_episodes_have_goals_of_their_own(tmp_path):
-    assert len({envs.evaluation_seed(s) for s in range(9)} | {envs.environment_seed(s) for s in range(9)}) == 18
+    seeds = {
+        seed_of(s, copy)
+        for seed_of in (envs.evaluation_seed, envs.environment_seed)
+        for s in range(9)
+        for copy in range(3)
+    }
+    assert len(seeds) == 54
     first, second = (
         execute(run)["evaluation"]
         for run in plan(outside(tmp_path, "PPO"), regimes=["fresh"], seeds=[0], repeats=[0])[:2]
     )
     assert first["episodes"] == second["episodes"] == 3 and first["success"] is None
     assert first != second, "the algorithms differ, what they are evaluated on does not"
+    (three_copies,) = plan(
+        outside(tmp_path, "PPO", n_envs=3), algorithms=["ppo"], regimes=["fresh"], seeds=[0], repeats=[0]
+    )
+    assert execute(three_copies)["evaluation"]["episodes"] == 3
 
 
 def test_copies_of_an_environment_have_seeds_of_their_own(tmp_path):
