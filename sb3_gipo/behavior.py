@@ -21,9 +21,20 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     TanhBijector,
 )
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import distributions as td
 
-__all__ = ["as_emitted", "kl_divergence", "log_prob", "n_dimensions", "n_parameters", "parameters", "unvalidated"]
+__all__ = [
+    "StackedCategoricalDistribution",
+    "as_emitted",
+    "kl_divergence",
+    "log_prob",
+    "n_dimensions",
+    "n_parameters",
+    "parameters",
+    "stack_categoricals",
+    "unvalidated",
+]
 
 
 @contextmanager
@@ -46,6 +57,46 @@ def n_dimensions(action_space: spaces.Space) -> int:
     :return: how many numbers :func:`log_prob` gives for one action
     """
     return th.Size(action_space.shape or ()).numel()
+
+
+class StackedCategoricalDistribution(MultiCategoricalDistribution):
+    """
+    SB3's distribution of MultiDiscrete actions for dimensions that all have the same number of values. The same numbers, and
+    the same samples from the same random stream, but all dimensions at once: one action out of 4 × 256 takes a third of
+    the time. ``distribution`` is one categorical distribution with the batch shape (dimensions, batch).
+    """
+
+    distribution: td.Categorical  # type: ignore[assignment]
+
+    def proba_distribution(self, action_logits: th.Tensor) -> "StackedCategoricalDistribution":
+        self.distribution = td.Categorical(logits=self.stacked(action_logits))
+        return self
+
+    def stacked(self, logits: th.Tensor) -> th.Tensor:
+        """(batch, dimensions · values) to (dimensions, batch, values), the order in which SB3 draws."""
+        return logits.unflatten(1, (len(self.action_dims), -1)).transpose(0, 1)
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        return self.distribution.log_prob(actions.T).T.contiguous().sum(dim=1)
+
+    def entropy(self) -> th.Tensor:
+        return self.distribution.entropy().T.contiguous().sum(dim=1)
+
+    def sample(self) -> th.Tensor:
+        return self.distribution.sample().T.contiguous()
+
+    def mode(self) -> th.Tensor:
+        return self.distribution.probs.argmax(dim=-1).T.contiguous()
+
+
+def stack_categoricals(policy: ActorCriticPolicy) -> None:
+    """
+    :param policy: whose MultiDiscrete actions, if they are that, with as many values in each dimension, are computed all
+        at once from now on
+    """
+    distribution = policy.action_dist
+    if type(distribution) is MultiCategoricalDistribution and len(set(distribution.action_dims)) == 1:
+        policy.action_dist = StackedCategoricalDistribution(distribution.action_dims)
 
 
 def as_emitted(actions: th.Tensor, action_space: spaces.Space) -> th.Tensor:
@@ -74,6 +125,8 @@ def log_prob(distribution: Distribution, actions: th.Tensor) -> th.Tensor:
         return distribution.distribution.log_prob(gaussian_actions) - correction
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution | BernoulliDistribution):
         return distribution.distribution.log_prob(actions)
+    if isinstance(distribution, StackedCategoricalDistribution):
+        return distribution.distribution.log_prob(actions.T).T
     if isinstance(distribution, MultiCategoricalDistribution):
         pairs = zip(distribution.distribution, actions.unbind(dim=1), strict=True)
         return th.stack([dimension.log_prob(action) for dimension, action in pairs], dim=1)
@@ -107,6 +160,8 @@ def parameters(distribution: Distribution) -> th.Tensor:
     """
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
         return th.cat([distribution.distribution.mean, distribution.distribution.stddev], dim=1)
+    if isinstance(distribution, StackedCategoricalDistribution):
+        return distribution.distribution.logits.transpose(0, 1).flatten(start_dim=1)
     if isinstance(distribution, MultiCategoricalDistribution):
         return th.cat([dimension.logits for dimension in distribution.distribution], dim=1)
     if isinstance(distribution, CategoricalDistribution | BernoulliDistribution):
@@ -126,6 +181,9 @@ def kl_divergence(behavior_parameters: th.Tensor, distribution: Distribution) ->
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
         mean, std = behavior_parameters.chunk(2, dim=1)
         return td.kl_divergence(td.Normal(mean, std), distribution.distribution)
+    if isinstance(distribution, StackedCategoricalDistribution):
+        mu = td.Categorical(logits=distribution.stacked(behavior_parameters))
+        return td.kl_divergence(mu, distribution.distribution).T
     if isinstance(distribution, MultiCategoricalDistribution):
         logits = behavior_parameters.split(list(distribution.action_dims), dim=1)
         pairs = zip(logits, distribution.distribution, strict=True)

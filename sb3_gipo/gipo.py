@@ -284,6 +284,7 @@ class GIPO(OnPolicyAlgorithm):
             self.value_learning_rate = FloatSchedule(self.value_learning_rate)
             split_optimizer(self.policy)
         fuse_optimizer(self.policy)
+        behavior.stack_categoricals(self.policy)
         if self.clip_range_vf is not None:
             if isinstance(self.clip_range_vf, float | int):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"

@@ -3,6 +3,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import ACTIONS
+from stable_baselines3.common.distributions import MultiCategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo import behavior
@@ -94,3 +95,39 @@ def test_arguments_are_checked_again_outside_unvalidated():
         raise RuntimeError
     with pytest.raises(ValueError, match="scale"):
         invalid()
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+@pytest.mark.parametrize("values", [[7, 7, 7], [256] * 4])
+def test_stacked_categoricals_are_sb3s_bit_by_bit(batch, values):
+    space = spaces.MultiDiscrete(values)
+    plain, stacked = (ActorCriticPolicy(spaces.Box(-1, 1, (3,)), space, lambda _: 0.0) for _ in range(2))
+    stacked.load_state_dict(plain.state_dict())
+    behavior.stack_categoricals(stacked)
+    assert type(stacked.action_dist) is behavior.StackedCategoricalDistribution
+    obs = th.randn(batch, 3)
+    mu = 0.3 * th.randn(batch, sum(values))
+
+    def everything(policy):
+        th.manual_seed(0)
+        actions, values, log_prob = policy(obs)
+        distribution = policy.get_distribution(obs)
+        return [
+            actions,
+            values,
+            log_prob,
+            *policy.evaluate_actions(obs, actions)[1:],
+            policy(obs, deterministic=True)[0],
+            behavior.log_prob(distribution, actions),
+            behavior.parameters(distribution),
+            behavior.kl_divergence(mu, distribution),
+        ]
+
+    for ours, theirs in zip(everything(stacked), everything(plain), strict=True):
+        assert ours.shape == theirs.shape and th.equal(ours, theirs)
+
+
+def test_unequal_dimensions_are_not_stacked():
+    policy = ActorCriticPolicy(spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([3, 2]), lambda _: 0.0)
+    behavior.stack_categoricals(policy)
+    assert type(policy.action_dist) is MultiCategoricalDistribution
