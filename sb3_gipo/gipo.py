@@ -120,9 +120,8 @@ class GIPO(OnPolicyAlgorithm):
     :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
         0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
     :param kl_coef: coefficient, ≥ 0, of the exact KL(μ‖π) towards the behavior policies, which keeps the policy near its
-        data. The parameters of the behavior distribution are stored only when it is > 0. None: for the Gaussian trust
-        weight 0.1 with ``replay_window=1`` and 0.03 with a longer window, whose older policies pull harder; 0 for any other
-        ``surrogate``. The published experiments have 0.1
+        data. The parameters of the behavior distribution are stored only when it is > 0. None: 0.1, the published value,
+        for the Gaussian trust weight, and 0 for any other ``surrogate``
     :raises ValueError: if an option is out of its range
     :raises FloatingPointError: during training, at the first observation, reward, loss or gradient that is not finite
     """
@@ -199,9 +198,7 @@ class GIPO(OnPolicyAlgorithm):
         # With another surrogate in the Gaussian's place it is another algorithm, which has its own habits.
         is_gipo = surrogate is None or isinstance(surrogate, GaussianTrust)
         self.n_epochs = (20 if is_gipo else 10) if n_epochs is None else n_epochs
-        # The older the policies of a window are, the harder the same coefficient pulls towards them.
-        habitual_kl_coef = (0.1 if replay_window == 1 else 0.03) if is_gipo else 0.0
-        self.kl_coef = habitual_kl_coef if kl_coef is None else kl_coef
+        self.kl_coef = (0.1 if is_gipo else 0.0) if kl_coef is None else kl_coef
         self.sigma = sigma
         self.sigma_neg_ratio = sigma_neg_ratio
         self.surrogate = surrogate

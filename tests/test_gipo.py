@@ -181,14 +181,13 @@ def test_an_iteration_without_an_update_is_printed(capsys):
     assert "No update: no rollout is min_lag=1 versions old yet" in capsys.readouterr().out
 
 
-def test_epochs_and_kl_penalty_follow_the_surrogate_and_the_window():
+def test_epochs_and_kl_penalty_follow_the_surrogate():
     def options(**given):
         model = GIPO("MlpPolicy", "CartPole-v1", _init_setup_model=False, **given)
         return model.n_epochs, model.kl_coef
 
     assert options() == options(surrogate=GaussianTrust(0.2)) == (20, 0.1)
-    assert options(replay_window=2) == options(replay_window=40) == (20, 0.03)
-    assert options(surrogate=PPOClip()) == options(surrogate=NoClip(), replay_window=2) == (10, 0.0)
+    assert options(surrogate=PPOClip()) == options(surrogate=NoClip()) == (10, 0.0)
     assert options(kl_coef=0.0, n_epochs=1) == (1, 0.0)
     assert options(surrogate=PPOClip(), kl_coef=0.3, n_epochs=1) == (1, 0.3)
 
