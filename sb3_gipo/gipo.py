@@ -52,7 +52,8 @@ class GIPO(OnPolicyAlgorithm):
 
     Each iteration collects a rollout, remembers it with the log-probabilities of the policy that acted, and makes
     ``n_epochs * ceil(n_steps * n_envs / batch_size)`` gradient steps on minibatches drawn without replacement from all
-    trainable rollouts of the window: the cost of an iteration does not depend on the window. One ``train()`` call is one
+    trainable rollouts of the window: their cost does not depend on the window, unlike that of re-evaluating it (see
+    ``advantage``). One ``train()`` call is one
     policy version, whether or not it found anything to train on.
 
     Paper: https://arxiv.org/abs/2603.03955
