@@ -368,23 +368,29 @@ def gridworld(
 
 @app.command()
 def speed(
-    repetitions: Annotated[int, typer.Option(min=1, help="turns that the algorithms take")] = 7,
+    repetitions: Annotated[int, typer.Option(min=1, help="turns that everything takes")] = 7,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """
-    Time GIPO beside SB3's PPO at the same environment and gradient steps.
+    Time an iteration of GIPO and its parts, beside what the processor needs at least and beside SB3's PPO.
 
-    Takes a few minutes of an otherwise quiet machine, and writes DIR/speed/speed.json.
+    Takes about 20 minutes of an otherwise quiet machine. Writes JSON, tables and a figure to DIR/speed, named after the kind
+    of machine.
     """
-    import json
-
+    from benchmarks import provenance, report, speed_report
     from benchmarks import speed as room
 
     console = _console()
     measured = room.measure(repetitions=repetitions, progress=lambda line: console.print(line, highlight=False))
-    path = results / "speed" / "speed.json"
-    replace_file(path, json.dumps(measured, indent=1) + "\n")
-    console.print(f"Written: {path}")
+    for table in speed_report.tables(measured):
+        report.show(table, console)
+    for line in speed_report.LEGEND:
+        console.print(line, highlight=False)
+    command = "python -m benchmarks speed" + ("" if repetitions == 7 else f" --repetitions {repetitions}")
+    files = speed_report.write(measured, f"made by `{command}` at commit {provenance.commit()}")
+    for name, content in files.items():
+        replace_file(results / "speed" / name, content)
+    console.print("Written: " + ", ".join(str(results / "speed" / name) for name in files), highlight=False)
 
 
 def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:

@@ -22,15 +22,15 @@ from benchmarks.scores import THRESHOLDS, AlgorithmScores, RegimeScores
 from benchmarks.spec import Suite
 from benchmarks.statistics import Band, Estimate
 
-__all__ = ["FIGURES", "write"]
+__all__ = ["COLOURS", "FIGURES", "RC", "write"]
 
 #: Most algorithms in a panel of lines.
 PANEL = 9
 # Okabe and Ito's colours, told apart with any colour vision, without their yellow, which is lost on white paper.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vPX<>*h"
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_RC = {
+RC = {
     "figure.dpi": 150,
     "savefig.dpi": "figure",
     "svg.fonttype": "none",
@@ -66,7 +66,7 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
     files = {}
     for name in names or FIGURES:
         title, draw = FIGURES[name]
-        with matplotlib.rc_context(_RC):
+        with matplotlib.rc_context(RC):
             figure = draw(suite, regimes)
             heading = f"{suite.identity}: {title}"
             figure.suptitle(f"{heading}\n{suite.note}" if suite.note else heading, fontsize=11)
@@ -87,7 +87,7 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
 def _iqm(suite: Suite, regimes: list[RegimeScores]) -> Figure:
     figure, grid = _rows_of_names(regimes, len(NORMALISATIONS))
     for axes, regime in zip(grid, regimes, strict=True):
-        for axis, field, colour, marker in zip(axes, NORMALISATIONS, _COLOURS, _MARKERS, strict=False):
+        for axis, field, colour, marker in zip(axes, NORMALISATIONS, COLOURS, _MARKERS, strict=False):
             scores = [getattr(entry, field) for entry in regime.algorithms]
             _intervals(axis, regime, [each and each.iqm for each in scores], colour, marker)
             axis.set(title=regime.regime, xlabel=_AXES[field])
@@ -100,7 +100,7 @@ def _improvement(suite: Suite, regimes: list[RegimeScores]) -> Figure:
     figure, grid = _rows_of_names(regimes, 1)
     for (axis,), regime in zip(grid, regimes, strict=True):
         own = [None if entry.algorithm == regime.baseline else entry.improvement for entry in regime.algorithms]
-        _intervals(axis, regime, own, _COLOURS[0], "o")
+        _intervals(axis, regime, own, COLOURS[0], "o")
         axis.axvline(0.5, color="0.4", linewidth=0.8, linestyle="--")
         axis.set(title=regime.regime, xlim=(-0.02, 1.02))
         axis.set_xlabel(f"probability that a run scores higher than one of {regime.baseline} on the same task")
@@ -265,7 +265,7 @@ def _styles(suite: Suite) -> dict[str, Style]:
     return {
         name: {"color": colour, "marker": marker, "linestyle": line}
         for name, colour, marker, line in zip(
-            suite.algorithms, cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False
+            suite.algorithms, cycle(COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False
         )
     }
 

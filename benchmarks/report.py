@@ -17,12 +17,12 @@ from benchmarks.scores import AlgorithmScores, Diagnostics, NormalisedScores, Re
 from benchmarks.spec import Suite
 from benchmarks.statistics import Estimate, StepsRatio
 
-__all__ = ["NORMALISATIONS", "Table", "legend", "missing", "print_tables", "tables", "write"]
+__all__ = ["NORMALISATIONS", "Table", "legend", "markdown", "missing", "print_tables", "show", "tables", "write"]
 
 #: The normalisations as fields of AlgorithmScores, with their names for readers.
 NORMALISATIONS = {"min_max": "min-max", "absolute": "absolute"}
 _MISSING = "–"
-_LEFT = ("algorithm", "task")
+_LEFT = ("algorithm", "task", "case", "axis")
 _AGGREGATES = ("iqm", "median", "mean", "optimality_gap", "area")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -101,15 +101,24 @@ def print_tables(suite: Suite, regimes: list[RegimeScores], console: Console) ->
     """
     for regime in regimes:
         for table in tables(suite, regime):
-            shown = RichTable(title=table.title, title_justify="left", caption=suite.note or None, caption_style="bold")
-            for name in table.header:
-                left = name in _LEFT
-                shown.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
-            for row in table.rows:
-                shown.add_row(*row)
-            console.print(shown)
+            show(table, console, suite.note)
     for line in legend(suite, regimes):
         console.print(line, highlight=False)
+
+
+def show(table: Table, console: Console, note: str = "") -> None:
+    """
+    :param table: to be printed
+    :param console: where to
+    :param note: written below it
+    """
+    shown = RichTable(title=table.title, title_justify="left", caption=note or None, caption_style="bold")
+    for name in table.header:
+        left = name in _LEFT
+        shown.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
 
 
 def write(suite: Suite, regimes: list[RegimeScores], origin: str) -> dict[str, bytes]:
@@ -223,11 +232,15 @@ def _markdown(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
     if suite.note:
         parts.append(f"**{suite.note}**")
     for regime in regimes:
-        for table in tables(suite, regime):
-            lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-            parts += [f"## {table.title}", "\n".join(_markdown_row(line) for line in lines)]
+        parts += [markdown(table) for table in tables(suite, regime)]
     parts += ["\n".join(f"- {line}" for line in legend(suite, regimes)), f"![IQM with intervals](iqm.png)\n\n{origin}"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown(table: Table) -> str:
+    """A table with its title as a heading."""
+    lines = [table.header, tuple("---" for _ in table.header), *table.rows]
+    return f"## {table.title}\n\n" + "\n".join(_markdown_row(line) for line in lines)
 
 
 def _markdown_row(cells: tuple[str, ...]) -> str:

@@ -1,23 +1,122 @@
 import json
 import time
+from collections import Counter
 
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import REPOSITORY
+from stable_baselines3 import PPO
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.speed import measure
+from benchmarks import floors, speed, speed_report
+from benchmarks.speed import COMPONENTS, Case, measure
+from sb3_gipo import GIPO
+
+COMMITTED = sorted((REPOSITORY / "results" / "speed").glob("*.json"))
 
 
-def test_both_do_the_same_work(monkeypatch):
-    """With a clock that counts gradient steps, the ratio is exactly 1."""
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that counts gradient steps."""
     steps = []
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     monkeypatch.setattr(time, "process_time", lambda: float(len(steps)))
-    lines = []
-    try:
-        measured = measure(["CartPole-v1"], [1, 3], iterations=2, repetitions=2, progress=lines.append)
-    finally:
-        hook.remove()
+    yield
+    hook.remove()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    def case():
+        same = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
+        return Case(
+            "small",
+            lambda: GIPO("MlpPolicy", gym.make("InvertedPendulum-v5"), replay_window=3, **same),
+            lambda: PPO("MlpPolicy", gym.make("InvertedPendulum-v5"), **same),
+            iterations=2,
+        )
+
+    monkeypatch.setitem(speed.CASES, "small", case)
+    return "small"
+
+
+def test_both_do_the_same_work(clock, small):
+    """With a clock that counts gradient steps, the ratio is exactly 1, and all of it is the optimizer's."""
+    (row,) = measure([small], {}, repetitions=2)["cases"]
+    assert row["ratio_to_ppo"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert row["iteration_seconds"]["median"] == row["component_seconds"]["optimizer"]["median"] == 4.0
+    assert row["ratio_to_floor"] is None, "the clock does not see the simulation"
+
+
+@pytest.mark.parametrize("name", speed.CASES)
+def test_every_case_compares_equal_numbers_of_steps(name):
+    case = speed.CASES[name]()
+    gipo, ppo = case.gipo(), case.ppo()
+    assert gipo.n_steps * gipo.n_envs == ppo.n_steps * ppo.n_envs
+    assert gipo.n_epochs * (1 + gipo.critic_updates) == ppo.n_epochs
+    assert type(gipo.policy) is type(ppo.policy)
+
+
+def test_the_parts_of_an_iteration_add_up(small):
+    measured = measure([small], {"replay_window": [1, 2]}, repetitions=1)
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
-    fresh, window = measured["against_ppo"]
-    assert fresh["ratios"] == window["ratios"] == [1.0, 1.0] and window["replay_window"] == 3
-    assert fresh["median_ratio"] == 1.0 and fresh["cpu_seconds"] == {"ppo": [160.0, 160.0], "gipo": [160.0, 160.0]}
-    assert lines[1] == "CartPole-v1, window 3: GIPO takes 1.00 times PPO's CPU time (1.00 to 1.00 in 2 turns)"
+    (row,) = measured["cases"]
+    parts = {name: row["component_seconds"][name]["median"] for name in COMPONENTS}
+    assert all(seconds > 0 for seconds in parts.values())
+    assert sum(parts.values()) == pytest.approx(row["iteration_seconds"]["median"], rel=1.0)
+    assert row["floor_seconds"]["simulation"]["median"] > 0 and row["ratio_to_floor"]["median"] > 1
+    assert [(each["axis"], each["size"]) for each in measured["scaling"]] == [
+        ("replay_window", 1),
+        ("replay_window", 2),
+    ]
+
+
+def test_a_learner_is_itself_again_after_its_parts_were_timed(small):
+    model = speed.CASES[small]().gipo()
+    before = {owner: dict(vars(owner)) for owner in (model.policy.optimizer, model.rollout_buffer)}
+    backward, clip = th.Tensor.backward, nn.utils.clip_grad_norm_
+    with speed._components(model):
+        assert th.Tensor.backward is not backward
+    assert th.Tensor.backward is backward and nn.utils.clip_grad_norm_ is clip
+    for owner, attributes in before.items():
+        assert vars(owner).keys() == attributes.keys()
+
+
+def test_the_floor_counts_what_is_differentiated():
+    network = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    with floors.products_of(network) as products:
+        network(th.zeros(7, 3)).sum().backward()
+        with th.no_grad():
+            network(th.zeros(7, 3))
+    assert products == Counter({(7, 3, 5, False): 1, (7, 5, 2, True): 1})
+    network(th.zeros(7, 3))
+    assert sum(products.values()) == 2, "nothing is counted afterwards"
+
+
+def test_the_floor_grows_with_the_work():
+    seconds = [floors.seconds_of_products(Counter({floors.Product(256, 256, 256, True): n})) for n in (20, 2000)]
+    assert seconds[1] > 10 * seconds[0]
+    assert floors.seconds_of_simulation(gym.make("CartPole-v1"), 10) is None
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_tables_are_what_their_json_says(path):
+    measured = json.loads(path.read_text())
+    assert path.stem == speed_report.kind(measured)
+    text = path.with_suffix(".md").read_text()
+    origin = text.rstrip().splitlines()[-1]
+    assert speed_report.write(measured, origin)[f"{path.stem}.md"].decode() == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_nothing_has_become_twice_as_slow(path):
+    """Ratios taken now, against those committed, on whichever machine: a collapse shows, noise does not."""
+    committed = {row["case"]: row for row in json.loads(path.read_text())["cases"]}
+    for row in measure(["CartPole-v1/1", "CartPole-v1/40"], {}, repetitions=3)["cases"]:
+        ratio = row["ratio_to_ppo"]["median"] / committed[row["case"]]["ratio_to_ppo"]["median"]
+        assert ratio < 2, row["case"]
+        assert np.isfinite(ratio)
