@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from benchmarks.spec import load_suite
 from sb3_gipo import GIPO
 from sb3_gipo.zoo import HYPERPARAMS, ZooGIPO, convert_gipo_params, sample_gipo_params
 
@@ -42,16 +43,16 @@ def zoo(*arguments, cwd):
 def test_train_then_enjoy(tmp_path):
     options = ["--env", "CartPole-v1", "--seed", "0"]
     # One evaluation, of rl-zoo3's own making; the agent goes to logs, where enjoy looks for it.
-    zoo("train", "--algo", "gipo", *options, "-n", "1000", "--eval-freq", "500", "-params", "sigma:0.5", cwd=tmp_path)
+    zoo("train", "--algo", "gipo", *options, "-n", "1000", "--eval-freq", "500", "-params", "sigma:0.3", cwd=tmp_path)
     model = python(
         "-c",
         "from sb3_gipo import GIPO\n"
         "model = GIPO.load('logs/gipo/CartPole-v1_1/CartPole-v1.zip')\n"
-        "print(model.num_timesteps, model.replay_window, model.sigma(1.0))",
+        "print(model.num_timesteps, model.gae_lambda, model.sigma(1.0))",
         cwd=tmp_path,
     )
-    # The window of 4 comes from our settings file, sigma from the command line.
-    assert model.stdout.split() == ["1024", "4", "0.5"], model.stderr
+    # λ comes from our settings file, sigma from the command line.
+    assert model.stdout.split() == ["1024", "0.8", "0.3"], model.stderr
     assert (tmp_path / "logs/gipo/CartPole-v1_1/best_model.zip").exists()
     watched = zoo("enjoy", "--algo", "gipo", *options, "--no-render", "-n", "600", cwd=tmp_path)
     assert "Mean reward" in watched
@@ -129,7 +130,7 @@ def test_help_teaches_without_rl_zoo3(tmp_path):
 def test_settings_are_arguments_of_gipo():
     yaml = pytest.importorskip("yaml")
     settings = yaml.safe_load(HYPERPARAMS.read_text())
-    assert {"default", "CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0"} <= settings.keys()
+    assert settings.keys() == {"default", *load_suite("zoo-search").tasks}
     for env_id, entry in settings.items():
         assert entry["n_timesteps"] > 0
         arguments = {key: value for key, value in entry.items() if key not in ZOO_KEYS}
@@ -140,6 +141,30 @@ def test_settings_are_arguments_of_gipo():
             arguments["learning_rate"] = float(start)
         # GIPO checks the ranges itself. CartPole stands in for the environments: some need packages of their own.
         GIPO(env="CartPole-v1", **arguments, _init_setup_model=False)
+
+
+@pytest.mark.parametrize("task", load_suite("zoo-search").tasks)
+def test_settings_are_those_that_did_best_in_the_search(task):
+    """For each task the row of the suite with the highest mean return, and nothing that the suite does not have."""
+    yaml = pytest.importorskip("yaml")
+    suite = load_suite("zoo-search")
+    with open(ROOT / "results" / suite.identity / "tasks.csv") as file:
+        rows = [row for row in csv.DictReader(filter(lambda line: line[0] != "#", file)) if row["task"] == task]
+    highest = max(float(row["mean_return"]) for row in rows)
+    entry = yaml.safe_load(HYPERPARAMS.read_text())[task]
+    assert entry.pop("n_timesteps") == suite.budget and entry.pop("n_envs") == suite.environment.n_envs
+    defaults = inspect.signature(GIPO).parameters
+
+    def settings(algorithm):
+        found = {
+            "sigma": suite.algorithms[algorithm].sigma,
+            "replay_window": suite.regime_of(algorithm, "default").replay_window,
+            **suite.learner_of(algorithm, "default").model_dump(exclude={"policy_kwargs"}),
+        }
+        return {name: value for name, value in found.items() if value != defaults[name].default}
+
+    # Some tasks are solved by several rows.
+    assert entry in [settings(row["algorithm"]) for row in rows if float(row["mean_return"]) == highest]
 
 
 class Trial:
