@@ -127,6 +127,7 @@ def test_help_teaches_without_rl_zoo3(tmp_path):
     assert "python -m sb3_gipo.zoo train --algo gipo --env CartPole-v1" in process.stdout
 
 
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_settings_are_arguments_of_gipo():
     yaml = pytest.importorskip("yaml")
     settings = yaml.safe_load(HYPERPARAMS.read_text())
