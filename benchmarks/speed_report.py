@@ -120,7 +120,7 @@ def _figure(measured: dict[str, Any], origin: str) -> bytes:
         parts.set(yticks=places, yticklabels=[row["case"] for row in rows], xlabel="share of an iteration", xlim=(0, 1))
         parts.invert_yaxis()
         figure.legend(loc="outside lower center", ncols=len(COMPONENTS), handles=parts.containers)
-        for axis, colour, marker in zip(AXES, COLOURS, "osD", strict=True):
+        for axis, colour, marker in zip(AXES, COLOURS, "osD", strict=False):
             grown = [row for row in measured["scaling"] if row["axis"] == axis]
             steps = np.array([row["microseconds_per_gradient_step"]["median"] for row in grown])
             growth.plot(
