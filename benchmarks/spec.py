@@ -234,13 +234,14 @@ class Learner(_Frozen):
     max_grad_norm: Positive = 0.5
     target_kl: Positive | None = None
     ratio_level: Literal["joint", "dimension"] = "joint"
-    advantage: Literal["stored", "recomputed", "vtrace"] = "recomputed"
+    advantage: Literal["stored", "recomputed", "vtrace"] = "vtrace"
     vtrace_rho_bar: Positive = 1.0
     vtrace_c_bar: Positive = 1.0
     bootstrap_time_limit: bool = True
     value_learning_rate: Positive | WarmupCosine | None = None
     critic_updates: Annotated[int, Field(ge=0)] = 0
     kl_coef: NotNegative | None = None
+    kl_anchor: Literal["proximal", "behavior"] = "proximal"
     policy_kwargs: dict[str, JsonValue] = {}
 
 

@@ -32,7 +32,7 @@ class StaleRolloutBufferSamples(NamedTuple):
     A minibatch. The first six fields are those of SB3's ``RolloutBufferSamples``, in its order.
 
     ``lags`` (batch,): policy versions between now and the collection of each transition, integers ≥ 0.
-    ``behavior_parameters`` (batch, n_behavior_parameters), or None when they are not stored.
+    ``anchor_parameters`` (batch, n_anchor_parameters), or None when none are stored.
     """
 
     observations: th.Tensor | TensorDict
@@ -42,7 +42,7 @@ class StaleRolloutBufferSamples(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
     lags: th.Tensor
-    behavior_parameters: th.Tensor | None
+    anchor_parameters: th.Tensor | None
 
 
 class Trajectories(NamedTuple):
@@ -50,16 +50,12 @@ class Trajectories(NamedTuple):
     All trainable rollouts, unshuffled, as axes (time, trajectories): time = ``buffer_size``, and one trajectory for each
     environment of each rollout. They may hold several episodes.
 
-    ``observations``, ``actions``, ``rewards`` (as given to ``add``), ``log_probs``: what was stored, (time, trajectories,
-    ...). ``dones``: whether an episode ended with the step, (time, trajectories). ``last_observations``: after the last
-    step, (trajectories, ...). ``time_limits``: (2, n), the time and trajectory of the n steps that a time limit ended, and
-    ``terminal_observations`` (n, ...) what was seen after them, or None where n = 0.
+    ``rewards``: as given to ``add``, (time, trajectories). ``dones``: whether an episode ended with the step, likewise.
+    ``last_observations``: after the last step, (trajectories, ...). ``time_limits``: (2, n), the time and trajectory of the
+    n steps that a time limit ended, and ``terminal_observations`` (n, ...) what was seen after them, or None where n = 0.
     """
 
-    observations: th.Tensor | TensorDict
-    actions: th.Tensor
     rewards: th.Tensor
-    log_probs: th.Tensor
     dones: th.Tensor
     last_observations: th.Tensor | TensorDict
     time_limits: th.Tensor
@@ -81,7 +77,7 @@ class StaleRolloutBuffer(RolloutBuffer):
     shaped (buffer_size, n_envs, ...), and stay so: sampling does not flatten them.
 
     Memory is allocated once: per transition the observation, the action, 24 bytes (reward, episode start, value, behavior
-    log-probability, advantage and value target in float32), 4 bytes per behavior parameter, and 4 bytes for each
+    log-probability, advantage and value target in float32), 4 bytes per anchor parameter, and 4 bytes for each
     log-probability after the first. This is SB3's own layout; staleness itself costs 8 bytes a rollout.
 
     :param buffer_size: steps per environment in a rollout, ≥ 1
@@ -93,7 +89,8 @@ class StaleRolloutBuffer(RolloutBuffer):
     :param n_envs: Number of parallel environments
     :param replay_window: how many past rollouts are kept, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many versions old, 0 ≤ ``min_lag < replay_window``
-    :param n_behavior_parameters: how many parameters of the behavior distribution are stored per transition
+    :param n_anchor_parameters: how many parameters of the distribution that a KL penalty is measured from are stored per
+        transition: given at collection, or all anew by :meth:`set_anchor`
     :param n_log_probs: how many behavior log-probabilities are stored per transition: None for the joint one, as SB3
         does, or one for each action dimension (then ``old_log_prob`` has shape (batch, n_log_probs))
     :param keep_trajectories: also keep what value targets are computed from, for :meth:`trajectories`: each environment's
@@ -101,7 +98,7 @@ class StaleRolloutBuffer(RolloutBuffer):
     :raises ValueError: if ``replay_window`` or ``min_lag`` is out of its range
     """
 
-    behavior_parameters: np.ndarray
+    anchor_parameters: np.ndarray
 
     def __init__(
         self,
@@ -114,7 +111,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         n_envs: int = 1,
         replay_window: int = 1,
         min_lag: int = 0,
-        n_behavior_parameters: int = 0,
+        n_anchor_parameters: int = 0,
         n_log_probs: int | None = None,
         keep_trajectories: bool = False,
     ):
@@ -129,7 +126,7 @@ class StaleRolloutBuffer(RolloutBuffer):
             )
         self.replay_window = replay_window
         self.min_lag = min_lag
-        self.n_behavior_parameters = n_behavior_parameters
+        self.n_anchor_parameters = n_anchor_parameters
         self.n_log_probs = n_log_probs
         self.keep_trajectories = keep_trajectories
         self.policy_version = 0
@@ -158,7 +155,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         return {
             "observations": observations,
             "actions": ring((self.action_dim,), self.action_space.dtype),
-            "behavior_parameters": ring((self.n_behavior_parameters,)),
+            "anchor_parameters": ring((self.n_anchor_parameters,)),
             "log_probs": ring(() if self.n_log_probs is None else (self.n_log_probs,)),
             **{name: ring() for name in ("rewards", "returns", "episode_starts", "values", "advantages")},
         }
@@ -201,15 +198,15 @@ class StaleRolloutBuffer(RolloutBuffer):
             },
         }
 
-    def add(self, *args: Any, behavior_parameters: th.Tensor | None = None, **kwargs: Any) -> None:
+    def add(self, *args: Any, anchor_parameters: th.Tensor | None = None, **kwargs: Any) -> None:
         """
         Add one step of every environment: SB3's arguments (obs, action, reward, episode_start, value, log_prob).
 
-        :param behavior_parameters: of the distribution that the actions were drawn from, shape
-            (n_envs, n_behavior_parameters); leave out where none are stored
+        :param anchor_parameters: of the distribution that the actions were drawn from, shape
+            (n_envs, n_anchor_parameters); leave out where none are stored, or :meth:`set_anchor` will give them
         """
-        if behavior_parameters is not None:
-            self.behavior_parameters[self.pos] = behavior_parameters.cpu().numpy()
+        if anchor_parameters is not None:
+            self.anchor_parameters[self.pos] = anchor_parameters.cpu().numpy()
         super().add(*args, **kwargs)
 
     def remember_time_limit(self, env_index: int, terminal_observation: Any) -> None:
@@ -275,32 +272,44 @@ class StaleRolloutBuffer(RolloutBuffer):
         slots = self._trainable_slots()
         ends = [self._ends[slot] for slot in slots]
 
-        def in_time(ring: np.ndarray) -> np.ndarray:
-            chosen = ring[slots]
-            return np.moveaxis(chosen.reshape(len(slots) * self.n_envs, *chosen.shape[2:]), 1, 0)
-
         def tensors(arrays: Any) -> Any:
             return map_observation(self.to_torch, arrays)
 
-        starts = in_time(self._storage["episode_starts"])
-        last_dones = np.concatenate([end.dones for end in ends])
+        rewards, starts = (
+            self.in_time(tensors(self._storage[name][slots].reshape(-1))) for name in ("rewards", "episode_starts")
+        )
+        last_dones = tensors(np.stack([end.dones for end in ends]).reshape(1, -1)).to(starts.dtype)
         time_limits = [
             (time, nth * self.n_envs + env, observation)
             for nth, end in enumerate(ends)
             for time, env, observation in end.time_limits
         ]
         return Trajectories(
-            observations=tensors(map_observation(in_time, self._storage["observations"])),
-            actions=tensors(in_time(self._storage["actions"])).to(th.float32),
-            rewards=tensors(in_time(self._storage["rewards"])),
-            log_probs=tensors(in_time(self._storage["log_probs"])),
-            dones=tensors(np.concatenate([starts[1:], last_dones[None].astype(starts.dtype)])),
+            rewards=rewards,
+            dones=th.cat([starts[1:], last_dones]),
             last_observations=tensors(_join([end.observations for end in ends], np.concatenate)),
             time_limits=tensors(np.array([limit[:2] for limit in time_limits], dtype=np.int64).reshape(-1, 2).T),
             terminal_observations=tensors(_join([limit[2] for limit in time_limits], np.stack))
             if time_limits
             else None,
         )
+
+    def in_time(self, numbers: th.Tensor) -> th.Tensor:
+        """
+        :param numbers: of all trainable transitions in the order of :meth:`in_order`, (n_trainable, ...)
+        :return: as in :class:`Trajectories`, (time, trajectories, ...)
+        """
+        return numbers.unflatten(0, (-1, self.buffer_size)).transpose(0, 1)
+
+    def set_anchor(self, parameters: th.Tensor) -> None:
+        """
+        Replace the anchor parameters of all trainable transitions.
+
+        :param parameters: (n_trainable, n_anchor_parameters), in the order of :meth:`in_order`
+        """
+        ring = self._storage["anchor_parameters"]
+        slots = self._trainable_slots()
+        ring[slots] = parameters.reshape(len(slots), *ring.shape[1:]).cpu().numpy()
 
     def set_targets(self, advantages: th.Tensor, returns: th.Tensor) -> None:
         """
@@ -328,33 +337,50 @@ class StaleRolloutBuffer(RolloutBuffer):
         :param batch_size: Minibatch size; the last minibatch of a pass may be smaller. None: all in one
         :return: minibatches
         """
-        slots = self._trainable_slots()
+        order = np.random.permutation(self._trainable_places())
+        assert len(order) > 0, "no rollout is both complete and min_lag versions old: there is nothing to train on"
+        batch_size = batch_size or len(order)
+        for start in range(0, len(order), batch_size):
+            yield self._get_samples(order[start : start + batch_size])
+
+    def in_order(self, batch_size: int) -> Generator[tuple[Any, th.Tensor, th.Tensor], None, None]:
+        """
+        What the policy may look at again: all trainable transitions, trajectory after trajectory, each in the order of time.
+
+        :param batch_size: how many at once; the last ones may be fewer
+        :return: observations, actions, behavior log-probabilities, each (batch, ...)
+        """
+        places = self._trainable_places()
+        for start in range(0, len(places), batch_size):
+            batch_inds = places[start : start + batch_size]
+            yield (
+                self._gather("observations", batch_inds),
+                # SB3's habit, here as in minibatches: actions travel as floats.
+                self._gather("actions", batch_inds).to(th.float32),
+                self._gather("log_probs", batch_inds),
+            )
+
+    def _trainable_places(self) -> np.ndarray:
+        """Where all trainable transitions are in the flattened ring."""
         rollout_size = self.buffer_size * self.n_envs
-        n_trainable = len(slots) * rollout_size
-        assert n_trainable > 0, "no rollout is both complete and min_lag versions old: there is nothing to train on"
-        order = np.random.permutation(n_trainable)
-        batch_size = batch_size or n_trainable
-        for start in range(0, n_trainable, batch_size):
-            nth_slot, place = np.divmod(order[start : start + batch_size], rollout_size)
-            yield self._get_samples(slots[nth_slot] * rollout_size + place)
+        return (self._trainable_slots()[:, None] * rollout_size + np.arange(rollout_size)).reshape(-1)
+
+    def _gather(self, name: str, batch_inds: np.ndarray) -> Any:
+        return map_observation(lambda ring: self.to_torch(_flat(ring)[batch_inds], copy=False), self._storage[name])
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> StaleRolloutBufferSamples:
-        def gather(name: str) -> Any:
-            return map_observation(lambda ring: self.to_torch(_flat(ring)[batch_inds], copy=False), self._storage[name])
-
         lags = self.policy_version - self._versions[batch_inds // (self.buffer_size * self.n_envs)]
         return StaleRolloutBufferSamples(
-            observations=gather("observations"),
-            # SB3's habit: actions travel as floats.
-            actions=gather("actions").to(th.float32),
-            old_values=gather("values"),
-            old_log_prob=gather("log_probs"),
-            advantages=gather("advantages"),
-            returns=gather("returns"),
+            observations=self._gather("observations", batch_inds),
+            actions=self._gather("actions", batch_inds).to(th.float32),
+            old_values=self._gather("values", batch_inds),
+            old_log_prob=self._gather("log_probs", batch_inds),
+            advantages=self._gather("advantages", batch_inds),
+            returns=self._gather("returns", batch_inds),
             lags=self.to_torch(lags, copy=False),
-            behavior_parameters=gather("behavior_parameters") if self.n_behavior_parameters else None,
+            anchor_parameters=self._gather("anchor_parameters", batch_inds) if self.n_anchor_parameters else None,
         )
 
 

@@ -23,7 +23,7 @@ from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
 from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_predictor
-from sb3_gipo.revaluation import recompute_gae, recompute_vtrace
+from sb3_gipo.revaluation import recompute_gae, recompute_vtrace, revaluate
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
 __all__ = ["GIPO", "UpdateSamples"]
@@ -52,9 +52,9 @@ class GIPO(OnPolicyAlgorithm):
 
     Each iteration collects a rollout, remembers it with the log-probabilities of the policy that acted, and makes
     ``n_epochs * ceil(n_steps * n_envs / batch_size)`` gradient steps on minibatches drawn without replacement from all
-    trainable rollouts of the window: their cost does not depend on the window, unlike that of re-evaluating it (see
-    ``advantage``). One ``train()`` call is one
-    policy version, whether or not it found anything to train on.
+    trainable rollouts of the window: their cost does not depend on the window, unlike that of the forward pass over it
+    that comes before them (see ``advantage`` and ``kl_anchor``). One ``train()`` call is one policy version, whether or
+    not it found anything to train on.
 
     Paper: https://arxiv.org/abs/2603.03955
 
@@ -103,11 +103,11 @@ class GIPO(OnPolicyAlgorithm):
         dimensions (SB3's habit). ``"dimension"``: one ratio for each action dimension, the advantage shared, and policy
         loss and KL averaged over dimensions (the published MetaWorld experiments). A sigma tuned for one does not transfer
         to the other
-    :param advantage: where advantages and value targets come from. ``"recomputed"``: before each update the current critic
-        re-evaluates the whole window, then GAE along each rollout (AcceRL's value recomputation, arXiv 2603.18464); a
-        window of one rollout has nothing to recompute. ``"stored"``: GAE, once, with the critic that collected the rollout.
-        ``"vtrace"``: re-evaluated, with V-trace's correction for the current policy (arXiv 1802.01561, equation 1), its
-        traces decayed by ``gae_lambda``. Re-evaluation costs a pass over the window an iteration
+    :param advantage: where advantages and value targets come from. ``"vtrace"``: before each update the current policy
+        re-evaluates the whole window, then V-trace along each rollout (arXiv 1802.01561, equation 1), its traces decayed
+        by ``gae_lambda``; with a window of one rollout it is GAE, and nothing is re-evaluated. ``"recomputed"``:
+        re-evaluated, but GAE, as if the current policy had acted (AcceRL's value recomputation, arXiv 2603.18464).
+        ``"stored"``: GAE, once, with the critic that collected the rollout (the published experiments)
     :param vtrace_rho_bar: V-trace's truncation ρ̄ > 0 of the ratio at each step, which sets the policy whose value is
         learned
     :param vtrace_c_bar: V-trace's truncation c̄ of the traces, 0 < c̄ ≤ ρ̄
@@ -120,9 +120,14 @@ class GIPO(OnPolicyAlgorithm):
     :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many policy versions old (it injects a fixed delay),
         0 ≤ ``min_lag < replay_window``. The first ``min_lag`` iterations make no update
-    :param kl_coef: coefficient, ≥ 0, of the exact KL(μ‖π) towards the behavior policies, which keeps the policy near its
-        data. The parameters of the behavior distribution are stored only when it is > 0. None: 0.1, the published value,
-        for the Gaussian trust weight, and 0 for any other ``surrogate``
+    :param kl_coef: coefficient, ≥ 0, of the exact KL from the anchor to the current policy. The parameters of the anchor's
+        action distributions are stored only when it is > 0. None: 0.1, the published value, for the Gaussian trust
+        weight, and 0 for any other ``surrogate``
+    :param kl_anchor: what the KL is measured from; with a window of one rollout both are the same. ``"proximal"``: the
+        policy as it was before the iteration's first gradient step, at all replayed states (the proximal policy of
+        arXiv 2110.00641): a trust region for each iteration, which lets the policy leave its oldest data behind.
+        ``"behavior"``: the policies that collected the data, KL(μ‖π), which holds the policy near all of it, the more
+        the longer the window (the published experiments)
     :raises ValueError: if an option is out of its range
     :raises FloatingPointError: during training, at the first observation, reward, loss or gradient that is not finite
     """
@@ -162,7 +167,7 @@ class GIPO(OnPolicyAlgorithm):
         sigma_neg_ratio: float = 1.0,
         surrogate: Surrogate | None = None,
         ratio_level: Literal["joint", "dimension"] = "joint",
-        advantage: Literal["stored", "recomputed", "vtrace"] = "recomputed",
+        advantage: Literal["stored", "recomputed", "vtrace"] = "vtrace",
         vtrace_rho_bar: float = 1.0,
         vtrace_c_bar: float = 1.0,
         bootstrap_time_limit: bool = True,
@@ -171,6 +176,7 @@ class GIPO(OnPolicyAlgorithm):
         replay_window: int = 1,
         min_lag: int = 0,
         kl_coef: float | None = None,
+        kl_anchor: Literal["proximal", "behavior"] = "proximal",
     ):
         super().__init__(
             policy,
@@ -200,6 +206,7 @@ class GIPO(OnPolicyAlgorithm):
         is_gipo = surrogate is None or isinstance(surrogate, GaussianTrust)
         self.n_epochs = (20 if is_gipo else 10) if n_epochs is None else n_epochs
         self.kl_coef = (0.1 if is_gipo else 0.0) if kl_coef is None else kl_coef
+        self.kl_anchor = kl_anchor
         self.sigma = sigma
         self.sigma_neg_ratio = sigma_neg_ratio
         self.surrogate = surrogate
@@ -241,6 +248,8 @@ class GIPO(OnPolicyAlgorithm):
             )
         if not (math.isfinite(self.kl_coef) and self.kl_coef >= 0):
             raise ValueError(f"kl_coef must be a finite number ≥ 0, got {self.kl_coef!r}")
+        if self.kl_anchor not in ("proximal", "behavior"):
+            raise ValueError(f'kl_anchor must be "proximal" or "behavior", got {self.kl_anchor!r}')
         if self.rollout_buffer_class is not None and not issubclass(self.rollout_buffer_class, StaleRolloutBuffer):
             raise ValueError(
                 f"rollout_buffer_class must be a subclass of StaleRolloutBuffer, got {self.rollout_buffer_class.__name__}: "
@@ -273,11 +282,9 @@ class GIPO(OnPolicyAlgorithm):
             **self.rollout_buffer_kwargs,
             "replay_window": self.replay_window,
             "min_lag": self.min_lag,
-            "n_behavior_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
+            "n_anchor_parameters": behavior.n_parameters(self.action_space) if self.kl_coef > 0 else 0,
             "n_log_probs": behavior.n_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
-            # Of a window of one rollout the critic that collected it is the current one: nothing to recompute.
-            "keep_trajectories": self.advantage == "vtrace"
-            or (self.advantage == "recomputed" and self.replay_window > 1),
+            "keep_trajectories": self._revalues_targets,
         }
         super()._setup_model()
         self.sigma = FloatSchedule(self.sigma)
@@ -290,6 +297,17 @@ class GIPO(OnPolicyAlgorithm):
             if isinstance(self.clip_range_vf, float | int):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    # The policy that collected a window of one rollout is the current one until the first gradient step.
+    @property
+    def _revalues_targets(self) -> bool:
+        if self.replay_window == 1:
+            return self.advantage == "vtrace" and self.vtrace_c_bar < 1
+        return self.advantage != "stored"
+
+    @property
+    def _moves_anchor(self) -> bool:
+        return self.kl_coef > 0 and self.kl_anchor == "proximal" and self.replay_window > 1
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -321,7 +339,8 @@ class GIPO(OnPolicyAlgorithm):
             with th.no_grad(), behavior.unvalidated():
                 actions, values, log_probs = self.policy(obs_tensor)
                 # The policy keeps the distribution it has just sampled from; a callback may replace it later.
-                remembered = behavior.parameters(self.policy.action_dist) if self.kl_coef > 0 else None
+                remembers = self.kl_coef > 0 and not self._moves_anchor
+                remembered = behavior.parameters(self.policy.action_dist) if remembers else None
                 if self.ratio_level == "dimension":
                     log_probs = behavior.log_prob(self.policy.action_dist, actions)
             actions = actions.cpu().numpy()
@@ -345,7 +364,7 @@ class GIPO(OnPolicyAlgorithm):
                 self._last_episode_starts,
                 values,
                 log_probs,
-                behavior_parameters=remembered,
+                anchor_parameters=remembered,
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
@@ -414,8 +433,7 @@ class GIPO(OnPolicyAlgorithm):
             self.logger.info(f"No update: no rollout is min_lag={self.min_lag} versions old yet")
             return
 
-        if self.rollout_buffer.keep_trajectories:
-            self._recompute_targets()
+        self._revaluate()
         self.policy.set_training_mode(True)
         surrogate = self.current_surrogate
         parameters = list(self.policy.parameters())
@@ -475,10 +493,10 @@ class GIPO(OnPolicyAlgorithm):
         return advantages
 
     def _kl(self, batch: StaleRolloutBufferSamples) -> th.Tensor:
-        """Exact KL(μ‖π): (batch,) for a joint ratio, else (batch, dimensions); zero where it is not asked for."""
-        if batch.behavior_parameters is None:
+        """Exact KL from the anchor: (batch,) for a joint ratio, else (batch, dimensions); zero where not asked for."""
+        if batch.anchor_parameters is None:
             return batch.advantages.new_zeros(1)
-        by_dimension = behavior.kl_divergence(batch.behavior_parameters, self.policy.action_dist)
+        by_dimension = behavior.kl_divergence(batch.anchor_parameters, self.policy.action_dist)
         return by_dimension.sum(dim=1) if self.ratio_level == "joint" else by_dimension
 
     def _clip_values(self, values: th.Tensor, old_values: th.Tensor) -> th.Tensor:
@@ -518,14 +536,21 @@ class GIPO(OnPolicyAlgorithm):
             self.policy.optimizer.param_groups[1]["lr"] = value_learning_rate
             self.logger.record("train/value_learning_rate", value_learning_rate)
 
-    def _recompute_targets(self) -> None:
+    def _revaluate(self) -> None:
+        """Let the policy of now look at the window again: targets, and the anchor of the KL penalty."""
+        if not (self._revalues_targets or self._moves_anchor):
+            return
         self.policy.set_training_mode(False)
-        if self.advantage == "vtrace":
+        buffer, corrects = self.rollout_buffer, self._revalues_targets and self.advantage == "vtrace"
+        seen = revaluate(self.policy, buffer, log_ratio=corrects, parameters=self._moves_anchor)
+        if seen.parameters is not None:
+            buffer.set_anchor(seen.parameters)
+        if corrects:
             recompute_vtrace(
-                self.policy, self.rollout_buffer, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar
+                self.policy, buffer, seen, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar
             )
-        else:
-            recompute_gae(self.policy, self.rollout_buffer, self.gamma, self.gae_lambda)
+        elif self._revalues_targets:
+            recompute_gae(self.policy, buffer, seen, self.gamma, self.gae_lambda)
 
     def _record(self, evaluations: list["_Evaluation"], surrogate: Surrogate) -> None:
         """Log one iteration. One scope for all: every sample of every minibatch that was evaluated."""

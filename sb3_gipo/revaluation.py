@@ -1,38 +1,85 @@
 """
-Advantages and value targets of the whole replay window, computed anew with what the policy knows now.
+What the current policy makes of the whole replay window: values, log-probabilities, action distributions, and from them
+new advantages, value targets and anchors.
 
-Stored targets age with their critic. These functions let the current one look at every trainable rollout again, and write
-the result into the buffer. Each costs a forward pass over the window.
+Stored targets age with their critic, and with the policy whose actions followed. These functions let the current policy
+look at every trainable transition again, in one forward pass.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 from sb3_gipo import behavior, targets
-from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories, map_observation
+from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories
 
-__all__ = ["recompute_gae", "recompute_vtrace"]
+__all__ = ["Revaluation", "recompute_gae", "recompute_vtrace", "revaluate"]
 
-# How many transitions go through the networks at once.
+# What goes through the networks at once: at most so many transitions, of at most so many numbers observed in all.
 _CHUNK = 8192
+_CHUNK_NUMBERS = 2**22
+
+
+class Revaluation(NamedTuple):
+    """
+    Of all N trainable transitions, in the order of ``buffer.in_order``.
+
+    ``values``: V of the state before the step, (N,). ``log_ratio``: ln π(a|s)/μ(a|s) of the whole action, (N,), and
+    ``parameters`` of the current action distribution, (N, n_anchor_parameters); each None unless asked for.
+    """
+
+    values: th.Tensor
+    log_ratio: th.Tensor | None
+    parameters: th.Tensor | None
 
 
 @th.no_grad()
-def recompute_gae(policy: ActorCriticPolicy, buffer: StaleRolloutBuffer, gamma: float, gae_lambda: float) -> None:
+def revaluate(
+    policy: ActorCriticPolicy, buffer: StaleRolloutBuffer, *, log_ratio: bool, parameters: bool
+) -> Revaluation:
+    """
+    :param policy: the current policy, in evaluation mode
+    :param buffer: whose trainable transitions are seen again, in bounded memory
+    :param log_ratio: whether to compute the log-ratios
+    :param parameters: whether to compute the parameters of the action distributions
+    :return: what it makes of them
+    """
+    chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // get_flattened_obs_dim(buffer.observation_space)))
+    values, log_ratios, distributions = [], [], []
+    for observations, actions, behavior_log_probs in buffer.in_order(chunk):
+        if not (log_ratio or parameters):
+            values.append(policy.predict_values(observations).flatten())
+            continue
+        emitted = behavior.as_emitted(actions, policy.action_space)
+        value, log_prob, _ = policy.evaluate_actions(observations, emitted)
+        values.append(value.flatten())
+        if log_ratio:
+            log_ratios.append(log_prob - behavior_log_probs.reshape(len(log_prob), -1).sum(dim=1))
+        if parameters:
+            distributions.append(behavior.parameters(policy.action_dist))
+    return Revaluation(
+        th.cat(values), th.cat(log_ratios) if log_ratio else None, th.cat(distributions) if parameters else None
+    )
+
+
+@th.no_grad()
+def recompute_gae(
+    policy: ActorCriticPolicy, buffer: StaleRolloutBuffer, seen: Revaluation, gamma: float, gae_lambda: float
+) -> None:
     """
     GAE along each rollout with the current critic's values: AcceRL's value recomputation (arXiv 2603.18464).
 
     :param policy: the current policy, in evaluation mode
     :param buffer: with ``keep_trajectories``; its advantages and value targets are replaced
+    :param seen: what the policy makes of the buffer
     :param gamma: discount factor
     :param gae_lambda: λ of GAE
     """
     window = buffer.trajectories()
-    (values,) = _in_chunks(window, lambda observations, actions: (policy.predict_values(observations).flatten(),))
     last_values, terminal_values = _values_after(policy, window)
+    values = buffer.in_time(seen.values)
     buffer.set_targets(
         *targets.gae(window.rewards, values, last_values, window.dones, gamma, gae_lambda, terminal_values)
     )
@@ -42,6 +89,7 @@ def recompute_gae(policy: ActorCriticPolicy, buffer: StaleRolloutBuffer, gamma: 
 def recompute_vtrace(
     policy: ActorCriticPolicy,
     buffer: StaleRolloutBuffer,
+    seen: Revaluation,
     gamma: float,
     trace_lambda: float,
     rho_bar: float,
@@ -52,25 +100,19 @@ def recompute_vtrace(
 
     :param policy: the current policy, in evaluation mode
     :param buffer: with ``keep_trajectories``; its advantages and value targets are replaced
+    :param seen: what the policy makes of the buffer, with log-ratios
     :param gamma: discount factor
     :param trace_lambda: λ of the traces
     :param rho_bar: ρ̄ of :func:`~sb3_gipo.targets.vtrace`
     :param c_bar: c̄ of :func:`~sb3_gipo.targets.vtrace`
     """
-
-    def evaluate(observations: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        emitted = behavior.as_emitted(actions, policy.action_space)
-        values, log_probs, _ = policy.evaluate_actions(observations, emitted)
-        return values.flatten(), log_probs
-
+    assert seen.log_ratio is not None
     window = buffer.trajectories()
-    values, log_probs = _in_chunks(window, evaluate)
     last_values, terminal_values = _values_after(policy, window)
-    behavior_log_probs = window.log_probs.reshape(*values.shape, -1).sum(dim=-1)
     advantages, returns = targets.vtrace(
-        log_probs - behavior_log_probs,
+        buffer.in_time(seen.log_ratio),
         window.rewards,
-        values,
+        buffer.in_time(seen.values),
         last_values,
         window.dones,
         gamma,
@@ -80,19 +122,6 @@ def recompute_vtrace(
         terminal_values,
     )
     buffer.set_targets(advantages, returns)
-
-
-def _in_chunks(
-    window: Trajectories, evaluate: Callable[[Any, th.Tensor], tuple[th.Tensor, ...]]
-) -> tuple[th.Tensor, ...]:
-    """Apply to all observations and actions, in bounded memory; each result is (time, trajectories)."""
-    observations = map_observation(lambda part: part.flatten(0, 1), window.observations)
-    actions = window.actions.flatten(0, 1)
-    results = []
-    for start in range(0, len(actions), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        results.append(evaluate(map_observation(lambda part, chunk=chunk: part[chunk], observations), actions[chunk]))
-    return tuple(th.cat(parts).reshape(window.rewards.shape) for parts in zip(*results, strict=True))
 
 
 def _values_after(policy: ActorCriticPolicy, window: Trajectories) -> tuple[th.Tensor, th.Tensor]:

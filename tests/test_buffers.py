@@ -126,7 +126,7 @@ def test_an_interrupted_rollout_costs_the_oldest_and_is_never_drawn():
 @pytest.mark.parametrize(("observation_space", "action_space"), SPACES, ids=str)
 def test_memory_is_allocated_once_and_as_documented(observation_space, action_space):
     cls = DictStaleRolloutBuffer if isinstance(observation_space, spaces.Dict) else StaleRolloutBuffer
-    buffer = cls(10, observation_space, action_space, n_envs=2, replay_window=5, n_behavior_parameters=3)
+    buffer = cls(10, observation_space, action_space, n_envs=2, replay_window=5, n_anchor_parameters=3)
     before, rewards = buffer.nbytes, buffer.rewards
     rng = np.random.default_rng(0)
     for version in range(11):

@@ -213,30 +213,33 @@ def test_spaces(action_space, dict_observations, kl_coef):
     assert not th.equal(parameters(model), before)
     assert log.logs[-1]["train/lag_max"] == 2
     assert ("train/kl_loss" in log.logs[-1]) == (kl_coef > 0)
-    assert (model.rollout_buffer.n_behavior_parameters > 0) == (kl_coef > 0)
+    assert (model.rollout_buffer.n_anchor_parameters > 0) == (kl_coef > 0)
 
 
-def test_kl_keeps_the_policy_near_its_data():
-    def distance(kl_coef):
+def test_kl_keeps_the_policy_near_its_anchor():
+    def distance(**options):
         log = LogKeeper()
-        options = {"n_steps": 128, "learning_rate": 3e-3, "replay_window": 8, "seed": 0}
-        GIPO("MlpPolicy", "Pendulum-v1", kl_coef=kl_coef, **options).learn(128 * 8, callback=log)
+        common = {"n_steps": 128, "learning_rate": 3e-3, "replay_window": 8, "seed": 0}
+        GIPO("MlpPolicy", "Pendulum-v1", **common, **options).learn(128 * 8, callback=log)
         return log.logs[-1]["train/log_ratio_abs_p95"]
 
-    assert distance(10.0) < 0.5 * distance(0.0)
+    free = distance(kl_coef=0.0)
+    near_its_data = distance(kl_coef=10.0, kl_anchor="behavior")
+    near_the_last_policy = distance(kl_coef=10.0, kl_anchor="proximal")
+    assert near_its_data < 0.5 * free
+    assert near_its_data < near_the_last_policy < free
 
 
 def test_evaluation_during_collection_does_not_disturb_what_is_remembered():
     def train(callback):
         env = RandomEnv(spaces.Box(-1, 1, (2,)))
-        model = GIPO("MlpPolicy", env, n_steps=16, batch_size=8, replay_window=2, kl_coef=1.0, seed=0)
+        options = {"n_steps": 16, "batch_size": 8, "replay_window": 2, "kl_coef": 1.0, "kl_anchor": "behavior"}
+        model = GIPO("MlpPolicy", env, seed=0, **options)
         return model.learn(64, callback=callback)
 
     evaluated = train(EvalCallback(RandomEnv(spaces.Box(-1, 1, (2,))), eval_freq=1, n_eval_episodes=1, warn=False))
     alone = train(None)
-    np.testing.assert_array_equal(
-        evaluated.rollout_buffer.behavior_parameters, alone.rollout_buffer.behavior_parameters
-    )
+    np.testing.assert_array_equal(evaluated.rollout_buffer.anchor_parameters, alone.rollout_buffer.anchor_parameters)
     assert th.equal(parameters(evaluated), parameters(alone))
 
 
@@ -308,6 +311,7 @@ def test_a_poisoned_update_is_refused(bad):
         ({"sigma": -1.0}, ValueError, "sigma must be a positive finite number, got -1.0"),
         ({"sigma": lambda _: 1.0, "sigma_neg_ratio": -1.0}, ValueError, "sigma_neg_ratio must be .* got -1.0"),
         ({"sigma_neg_ratio": 0.0}, ValueError, "sigma_neg_ratio must be a positive finite number, got 0.0"),
+        ({"kl_anchor": "newest"}, ValueError, 'kl_anchor must be "proximal" or "behavior", got \'newest\''),
         ({"kl_coef": -0.1}, ValueError, "kl_coef must be a finite number ≥ 0, got -0.1"),
         ({"replay_window": 0}, ValueError, "replay_window must be at least 1"),
         ({"min_lag": 1}, ValueError, "min_lag must be in"),

@@ -3,9 +3,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import RandomEnv, parameters
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_gipo import GIPO
+from sb3_gipo import GIPO, behavior
+from sb3_gipo.buffers import map_observation
+from sb3_gipo.revaluation import revaluate
 
 DICT = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
 SPACES = [
@@ -15,7 +18,7 @@ SPACES = [
 ]
 
 
-def train(n_iterations=1, observation_space=None, action_space=None, learning_rate=3e-3, **options):
+def train(n_iterations=1, observation_space=None, action_space=None, learning_rate=3e-3, callback=None, **options):
     """Rollouts of 16 steps in two environments whose episodes are cut by a time limit after 7."""
     action_space = action_space or spaces.Box(-1, 1, (2,))
     env = make_vec_env(lambda: RandomEnv(action_space, observation_space), n_envs=2, seed=0)
@@ -30,7 +33,7 @@ def train(n_iterations=1, observation_space=None, action_space=None, learning_ra
         "seed": 0,
         "device": "cpu",
     }
-    return GIPO(policy, env, learning_rate=learning_rate, **{**common, **options}).learn(32 * n_iterations)
+    return GIPO(policy, env, learning_rate=learning_rate, **{**common, **options}).learn(32 * n_iterations, callback)
 
 
 def assert_same_targets(model, other):
@@ -49,10 +52,55 @@ def test_equal_to_stored_while_nothing_has_changed(observation_space, action_spa
     assert_same_targets(train(advantage=advantage, **options), train(**options))
 
 
-def test_the_newest_rollout_alone_is_never_recomputed():
-    stored, recomputed = (train(3, replay_window=1, advantage=advantage) for advantage in ("stored", "recomputed"))
-    assert th.equal(parameters(stored), parameters(recomputed))
-    assert recomputed.rollout_buffer.nbytes == stored.rollout_buffer.nbytes
+@pytest.mark.parametrize(
+    "options", [{"advantage": "recomputed"}, {"advantage": "vtrace"}, {"kl_anchor": "behavior"}], ids=str
+)
+def test_the_newest_rollout_alone_is_never_looked_at_again(options, monkeypatch):
+    stored = train(3, replay_window=1, kl_anchor="proximal")
+    monkeypatch.delattr("sb3_gipo.gipo.revaluate")
+    other = train(3, replay_window=1, **options)
+    assert th.equal(parameters(stored), parameters(other))
+    assert other.rollout_buffer.nbytes == stored.rollout_buffer.nbytes
+
+
+def test_traces_cut_below_1_cut_the_newest_rollouts_too():
+    options = {"replay_window": 1, "learning_rate": 0.0}
+    cut = train(advantage="vtrace", vtrace_c_bar=0.5, **options).rollout_buffer.returns
+    assert np.abs(cut - train(**options).rollout_buffer.returns).max() > 1e-3
+
+
+class PolicyBeforeUpdates(BaseCallback):
+    """Keeps the weights that each update starts from."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.weights.append({name: value.clone() for name, value in self.model.policy.state_dict().items()})
+
+
+@pytest.mark.parametrize(("observation_space", "action_space"), SPACES, ids=str)
+@pytest.mark.parametrize("advantage", ["stored", "recomputed", "vtrace"])
+@pytest.mark.parametrize("anchor", ["proximal", "behavior"])
+def test_whose_action_distributions_the_anchor_remembers(observation_space, action_space, advantage, anchor):
+    before = PolicyBeforeUpdates()
+    options = {"observation_space": observation_space, "action_space": action_space, "advantage": advantage}
+    model = train(5, callback=before, kl_coef=0.1, kl_anchor=anchor, **options)
+    buffer = model.rollout_buffer
+    for version in (2, 3, 4):
+        model.policy.load_state_dict(before.weights[4 if anchor == "proximal" else version])
+        slot = list(buffer._versions).index(version)
+        observations = map_observation(
+            lambda ring, slot=slot: th.as_tensor(ring[slot]).flatten(0, 1), buffer._storage["observations"]
+        )
+        with th.no_grad():
+            expected = behavior.parameters(model.policy.get_distribution(observations))
+        found = buffer._storage["anchor_parameters"][slot].reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("advantage", ["stored", "recomputed"])
@@ -82,7 +130,8 @@ def test_vtrace_uses_the_current_policys_ratios():
     by_dimension = train(advantage="vtrace", ratio_level="dimension", **options)
     returns = [model.rollout_buffer._storage["returns"] for model in (plain, corrected, by_dimension)]
     assert np.abs(returns[0] - returns[1]).max() > 1e-2
-    assert by_dimension.rollout_buffer.trajectories().log_probs.shape == (16, 6, 2)
+    joint = revaluate(by_dimension.policy, by_dimension.rollout_buffer, log_ratio=True, parameters=False).log_ratio
+    assert joint.shape == (96,)
     wide = train(advantage="vtrace", vtrace_rho_bar=5.0, vtrace_c_bar=5.0, **options)
     assert np.abs(wide.rollout_buffer._storage["returns"] - returns[1]).max() > 1e-3
 
