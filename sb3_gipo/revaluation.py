@@ -18,7 +18,7 @@ from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories
 __all__ = ["Revaluation", "recompute_gae", "recompute_vtrace", "revaluate"]
 
 # What goes through the networks at once: at most so many transitions, of at most so many numbers observed in all.
-_CHUNK = 8192
+_CHUNK = 4096
 _CHUNK_NUMBERS = 2**22
 
 
