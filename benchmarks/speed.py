@@ -6,11 +6,13 @@ both see the same machine; only ratios of the same turn mean anything elsewhere.
 """
 
 import functools
+import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import gymnasium as gym
@@ -93,11 +95,15 @@ AXES = {
     "n_envs": (1, 2, 4, 8, 16, 32),
     "replay_window": (1, 4, 40, 400),
     "batch_size": (64, 256, 1024, 4096),
+    "workers": (1, 2),
 }
 
 #: What an iteration is made of, in the order of the table. What none of them covers is "rest".
 COMPONENTS = ("environment", "inference", "buffer", "targets", "forward", "backward", "optimizer", "logging", "rest")
 
+
+#: What a process of :func:`_turns_of_workers` keeps from turn to turn.
+_worker: dict[str, Any] = {}
 
 #: The components that a gradient step consists of.
 _UPDATE = ("forward", "backward", "optimizer")
@@ -112,7 +118,7 @@ def _parts(model: GIPO) -> Iterator[tuple[str, Any, str]]:
     for method in ("add", "reset", "_get_samples"):
         yield "buffer", buffer, method
     yield "targets", buffer, "compute_returns_and_advantage"
-    yield "targets", model, "_recompute_targets"
+    yield "targets", model, "_revaluate"
     for method in ("_evaluate", "_update_critic"):
         yield "forward", model, method
     yield "backward", th.Tensor, "backward"
@@ -201,12 +207,12 @@ def measure(
 
 def _scaling(axis: str, sizes: Iterable[int], repetitions: int) -> list[dict[str, Any]]:
     """What a transition and a gradient step cost as one number grows, the others staying what they are."""
-    models = {size: _learner(**{axis: size}) for size in sizes}
-    callbacks = {size: _fill(model) for size, model in models.items()}
-    turns: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
-    for _ in range(repetitions):
-        for size, model in models.items():
-            turns[size].append(_collect_and_train(model, callbacks[size]))
+    if axis == "workers":
+        models = dict.fromkeys(sizes, _learner())
+        turns = {size: _turns_of_workers(size, repetitions) for size in sizes}
+    else:
+        models = {size: _learner(**{axis: size}) for size in sizes}
+        turns = _turns(models, repetitions)
     rows = []
     for size, model in models.items():
         collecting, training = np.array(turns[size]).T
@@ -224,6 +230,34 @@ def _scaling(axis: str, sizes: Iterable[int], repetitions: int) -> list[dict[str
     return rows
 
 
+def _turns(models: dict[int, GIPO], repetitions: int) -> dict[int, list[tuple[float, float]]]:
+    callbacks = {size: _fill(model) for size, model in models.items()}
+    turns: dict[int, list[tuple[float, float]]] = {size: [] for size in models}
+    for _ in range(repetitions):
+        for size, model in models.items():
+            turns[size].append(_collect_and_train(model, callbacks[size]))
+    return turns
+
+
+def _turns_of_workers(count: int, repetitions: int) -> list[tuple[float, float]]:
+    """The same learner in so many processes, each turn at the same moment in all: the mean of their CPU seconds."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(count, initializer=_start_worker, initargs=(context.Barrier(count),)) as pool:
+        turns = [pool.map(_turn_of_worker, range(count), chunksize=1) for _ in range(repetitions)]
+    return [(float(collecting), float(training)) for collecting, training in np.mean(turns, axis=1)]
+
+
+def _start_worker(barrier: Barrier) -> None:
+    th.set_num_threads(1)
+    model = _learner()
+    _worker.update(model=model, callback=_fill(model), barrier=barrier)
+
+
+def _turn_of_worker(_: int) -> tuple[float, float]:
+    _worker["barrier"].wait()
+    return _collect_and_train(_worker["model"], _worker["callback"])
+
+
 def _learner(n_envs: int = 1, replay_window: int = 1, batch_size: int = 64) -> GIPO:
     model = GIPO(
         "MlpPolicy",
@@ -232,8 +266,9 @@ def _learner(n_envs: int = 1, replay_window: int = 1, batch_size: int = 64) -> G
         batch_size=batch_size,
         n_epochs=10,
         replay_window=replay_window,
-        # Re-evaluating the window is a cost of its own.
+        # Seeing the window again is a cost of its own.
         advantage="stored",
+        kl_anchor="behavior",
         seed=0,
         device="cpu",
     )

@@ -18,9 +18,10 @@ LEGEND = (
     "CPU seconds of one process with one torch thread: medians [lowest, highest turn].",
     "floor: bare mj_step at the task's frame skip, and bare matrix products of all linear layers, forward and backward.",
     "x PPO: SB3's PPO with as many environment and gradient steps of the same size. update: forward, backward, optimizer.",
+    "environments, window, minibatch: of one learner. workers: as many processes with a learner each, at the same moment.",
     "Only ratios mean anything on another machine.",
 )
-_NAMES = {"n_envs": "environments", "replay_window": "window", "batch_size": "minibatch"}
+_NAMES = {"n_envs": "environments", "replay_window": "window", "batch_size": "minibatch", "workers": "workers"}
 
 
 def kind(measured: dict[str, Any]) -> str:
@@ -120,7 +121,7 @@ def _figure(measured: dict[str, Any], origin: str) -> bytes:
         parts.set(yticks=places, yticklabels=[row["case"] for row in rows], xlabel="share of an iteration", xlim=(0, 1))
         parts.invert_yaxis()
         figure.legend(loc="outside lower center", ncols=len(COMPONENTS), handles=parts.containers)
-        for axis, colour, marker in zip(AXES, COLOURS, "osD", strict=False):
+        for axis, colour, marker in zip(AXES, COLOURS, "osD^", strict=False):
             grown = [row for row in measured["scaling"] if row["axis"] == axis]
             steps = np.array([row["microseconds_per_gradient_step"]["median"] for row in grown])
             growth.plot(

@@ -61,7 +61,7 @@ def test_every_case_compares_equal_numbers_of_steps(name):
 
 
 def test_the_parts_of_an_iteration_add_up(small):
-    measured = measure([small], {"replay_window": [1, 2]}, repetitions=1)
+    measured = measure([small], {"replay_window": [1, 2], "workers": [2]}, repetitions=1)
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
     (row,) = measured["cases"]
     parts = {name: row["component_seconds"][name]["median"] for name in COMPONENTS}
@@ -71,7 +71,9 @@ def test_the_parts_of_an_iteration_add_up(small):
     assert [(each["axis"], each["size"]) for each in measured["scaling"]] == [
         ("replay_window", 1),
         ("replay_window", 2),
+        ("workers", 2),
     ]
+    assert all(each["microseconds_per_gradient_step"]["low"] > 0 for each in measured["scaling"])
 
 
 def test_a_learner_is_itself_again_after_its_parts_were_timed(small):
