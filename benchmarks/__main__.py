@@ -385,7 +385,7 @@ def speed(
     for table in speed_report.tables(measured):
         report.show(table, console)
     for line in speed_report.LEGEND:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     command = "python -m benchmarks speed" + ("" if repetitions == 7 else f" --repetitions {repetitions}")
     files = speed_report.write(measured, f"made by `{command}` at commit {provenance.commit()}")
     for name, content in files.items():

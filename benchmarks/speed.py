@@ -10,7 +10,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -209,7 +209,7 @@ def _scaling(axis: str, sizes: Iterable[int], repetitions: int) -> list[dict[str
     """What a transition and a gradient step cost as one number grows, the others staying what they are."""
     if axis == "workers":
         models = dict.fromkeys(sizes, _learner())
-        turns = {size: _turns_of_workers(size, repetitions) for size in sizes}
+        turns = _turns_of_workers(sizes, repetitions)
     else:
         models = {size: _learner(**{axis: size}) for size in sizes}
         turns = _turns(models, repetitions)
@@ -239,12 +239,19 @@ def _turns(models: dict[int, GIPO], repetitions: int) -> dict[int, list[tuple[fl
     return turns
 
 
-def _turns_of_workers(count: int, repetitions: int) -> list[tuple[float, float]]:
+def _turns_of_workers(sizes: Iterable[int], repetitions: int) -> dict[int, list[tuple[float, float]]]:
     """The same learner in so many processes, each turn at the same moment in all: the mean of their CPU seconds."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(count, initializer=_start_worker, initargs=(context.Barrier(count),)) as pool:
-        turns = [pool.map(_turn_of_worker, range(count), chunksize=1) for _ in range(repetitions)]
-    return [(float(collecting), float(training)) for collecting, training in np.mean(turns, axis=1)]
+    turns: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
+    with ExitStack() as stack:
+        pools = {
+            size: stack.enter_context(context.Pool(size, _start_worker, (context.Barrier(size),))) for size in turns
+        }
+        for _ in range(repetitions):
+            for size, pool in pools.items():
+                collecting, training = np.mean(pool.map(_turn_of_worker, range(size), chunksize=1), axis=0)
+                turns[size].append((float(collecting), float(training)))
+    return turns
 
 
 def _start_worker(barrier: Barrier) -> None:
