@@ -21,6 +21,8 @@ n_steps = 64
 batch_size = 32
 n_epochs = 2
 learning_rate = 0.01
+advantage = "stored"
+kl_anchor = "behavior"
 
 [regimes.fresh]
 replay_window = 1

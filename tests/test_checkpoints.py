@@ -41,9 +41,11 @@ VARIANTS = {
     "as it is": TINY,
     "schedules, advantages recomputed, two learning rates": TINY.replace(
         "learning_rate = 0.01",
-        'learning_rate = {peak = 0.01, warmup_iterations = 1}\nadvantage = "vtrace"\nkl_coef = 0.1\n'
+        "learning_rate = {peak = 0.01, warmup_iterations = 1}\nkl_coef = 0.1\n"
         "value_learning_rate = {peak = 0.1}\ncritic_updates = 2",
-    ),
+    )
+    .replace('"stored"', '"vtrace"')
+    .replace('"behavior"', '"proximal"'),
     "two environments, minimum lag": TINY.replace("replay_window = 3", "replay_window = 3\nmin_lag = 1")
     .replace("[learner]", "[environment]\nn_envs = 2\nreward_scale = 0.1\n\n[learner]")
     .replace("192", "384"),
