@@ -298,15 +298,17 @@ class GIPO(OnPolicyAlgorithm):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
-    # The policy that collected a window of one rollout is the current one until the first gradient step.
     @property
     def _revalues_targets(self) -> bool:
+        """Whether targets are computed again before each update."""
         if self.replay_window == 1:
+            # Until the first gradient step the current policy is the one that collected all there is.
             return self.advantage == "vtrace" and self.vtrace_c_bar < 1
         return self.advantage != "stored"
 
     @property
     def _moves_anchor(self) -> bool:
+        """Whether the KL penalty is measured from another policy than the one that collected the data."""
         return self.kl_coef > 0 and self.kl_anchor == "proximal" and self.replay_window > 1
 
     def collect_rollouts(
@@ -331,6 +333,7 @@ class GIPO(OnPolicyAlgorithm):
         self._require_finite(self._last_obs, "observation")
         callback.on_rollout_start()
 
+        remembers = self.kl_coef > 0 and not self._moves_anchor
         # Callbacks read these local variables by the names that SB3 gave them.
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -339,7 +342,6 @@ class GIPO(OnPolicyAlgorithm):
             with th.no_grad(), behavior.unvalidated():
                 actions, values, log_probs = self.policy(obs_tensor)
                 # The policy keeps the distribution it has just sampled from; a callback may replace it later.
-                remembers = self.kl_coef > 0 and not self._moves_anchor
                 remembered = behavior.parameters(self.policy.action_dist) if remembers else None
                 if self.ratio_level == "dimension":
                     log_probs = behavior.log_prob(self.policy.action_dist, actions)
