@@ -108,7 +108,10 @@ def _make_metaworld(task: str, seed: int) -> gym.Env:
 
 
 class _SuccessInfo(gym.Wrapper):
-    """Turns MetaWorld's success of a step into SB3's success of an episode."""
+    """
+    Turns MetaWorld's success of a step into SB3's success of an episode. The rest of its info, which nobody reads, stays
+    behind: to copy it at each step, as SB3 does, takes a tenth of the step's time.
+    """
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self._succeeded = False
@@ -118,9 +121,8 @@ class _SuccessInfo(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         now = bool(info["success"])
         self._succeeded = self._succeeded or now
-        info["is_success"] = self._succeeded
-        info["is_success_last"] = now
-        return observation, reward, terminated, truncated, info
+        successes = {"is_success": self._succeeded, "is_success_last": now}
+        return observation, reward, terminated, truncated, successes
 
 
 def expert(task: str) -> Callable[[np.ndarray], np.ndarray] | None:

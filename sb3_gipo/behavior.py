@@ -23,6 +23,7 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import distributions as td
+from torch.nn import functional as F
 
 __all__ = [
     "StackedCategoricalDistribution",
@@ -61,32 +62,43 @@ def n_dimensions(action_space: spaces.Space) -> int:
 
 class StackedCategoricalDistribution(MultiCategoricalDistribution):
     """
-    SB3's distribution of MultiDiscrete actions for dimensions that all have the same number of values. The same numbers, and
-    the same samples from the same random stream, but all dimensions at once: one action out of 4 × 256 takes a third of
-    the time. ``distribution`` is one categorical distribution with the batch shape (dimensions, batch).
+    SB3's distribution of MultiDiscrete actions for dimensions that all have the same number of values, all dimensions at
+    once: the log-softmax is taken once and everything else comes from it. One action out of 4 × 256 takes a third of the
+    time. The same samples from the same random stream, and the same numbers up to float32 rounding (1e-6), except that the
+    KL stays finite where SB3's overflows: where π gives less than 1e-38 to what μ does.
+
+    ``log_probs``: log π of every value, (batch, dimensions, values).
     """
 
-    distribution: td.Categorical  # type: ignore[assignment]
+    log_probs: th.Tensor
 
     def proba_distribution(self, action_logits: th.Tensor) -> "StackedCategoricalDistribution":
-        self.distribution = td.Categorical(logits=self.stacked(action_logits))
+        self.log_probs = th.log_softmax(self.stacked(action_logits), dim=-1)
         return self
 
-    def stacked(self, logits: th.Tensor) -> th.Tensor:
-        """(batch, dimensions · values) to (dimensions, batch, values), the order in which SB3 draws."""
-        return logits.unflatten(1, (len(self.action_dims), -1)).transpose(0, 1)
+    def stacked(self, parameters: th.Tensor) -> th.Tensor:
+        """(batch, dimensions · values) to (batch, dimensions, values)."""
+        return parameters.unflatten(1, (len(self.action_dims), -1))
+
+    def log_prob_by_dimension(self, actions: th.Tensor) -> th.Tensor:
+        """(batch, dimensions) to the same shape."""
+        return self.log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
-        return self.distribution.log_prob(actions.T).T.contiguous().sum(dim=1)
+        return self.log_prob_by_dimension(actions).sum(dim=1)
 
     def entropy(self) -> th.Tensor:
-        return self.distribution.entropy().T.contiguous().sum(dim=1)
+        return -(self.log_probs.exp() * self.log_probs).sum(dim=(1, 2))
 
     def sample(self) -> th.Tensor:
-        return self.distribution.sample().T.contiguous()
+        # What torch's multinomial does for one sample, without its checks of the probabilities, in half of the time. SB3
+        # draws dimension after dimension.
+        probs = self.log_probs.exp().transpose(0, 1)
+        noise = th.empty(probs.shape, device=probs.device).exponential_()
+        return (probs / noise).argmax(dim=-1).T.contiguous()
 
     def mode(self) -> th.Tensor:
-        return self.distribution.probs.argmax(dim=-1).T.contiguous()
+        return self.log_probs.argmax(dim=-1)
 
 
 def stack_categoricals(policy: ActorCriticPolicy) -> None:
@@ -126,7 +138,7 @@ def log_prob(distribution: Distribution, actions: th.Tensor) -> th.Tensor:
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution | BernoulliDistribution):
         return distribution.distribution.log_prob(actions)
     if isinstance(distribution, StackedCategoricalDistribution):
-        return distribution.distribution.log_prob(actions.T).T
+        return distribution.log_prob_by_dimension(actions)
     if isinstance(distribution, MultiCategoricalDistribution):
         pairs = zip(distribution.distribution, actions.unbind(dim=1), strict=True)
         return th.stack([dimension.log_prob(action) for dimension, action in pairs], dim=1)
@@ -161,7 +173,7 @@ def parameters(distribution: Distribution) -> th.Tensor:
     if isinstance(distribution, DiagGaussianDistribution | StateDependentNoiseDistribution):
         return th.cat([distribution.distribution.mean, distribution.distribution.stddev], dim=1)
     if isinstance(distribution, StackedCategoricalDistribution):
-        return distribution.distribution.logits.transpose(0, 1).flatten(start_dim=1)
+        return distribution.log_probs.flatten(start_dim=1)
     if isinstance(distribution, MultiCategoricalDistribution):
         return th.cat([dimension.logits for dimension in distribution.distribution], dim=1)
     if isinstance(distribution, CategoricalDistribution | BernoulliDistribution):
@@ -182,8 +194,8 @@ def kl_divergence(behavior_parameters: th.Tensor, distribution: Distribution) ->
         mean, std = behavior_parameters.chunk(2, dim=1)
         return td.kl_divergence(td.Normal(mean, std), distribution.distribution)
     if isinstance(distribution, StackedCategoricalDistribution):
-        mu = td.Categorical(logits=distribution.stacked(behavior_parameters))
-        return td.kl_divergence(mu, distribution.distribution).T
+        mu = distribution.stacked(behavior_parameters)
+        return F.kl_div(distribution.log_probs, mu, reduction="none", log_target=True).sum(dim=-1)
     if isinstance(distribution, MultiCategoricalDistribution):
         logits = behavior_parameters.split(list(distribution.action_dims), dim=1)
         pairs = zip(logits, distribution.distribution, strict=True)

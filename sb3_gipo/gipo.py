@@ -467,6 +467,8 @@ class GIPO(OnPolicyAlgorithm):
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)  # type: ignore[arg-type]
         # Without a closed form, −log π of the sampled actions estimates the entropy.
         entropy = -log_prob if entropy is None else entropy
+        if self.ent_coef == 0:
+            entropy = entropy.detach()
         if self.ratio_level == "dimension":
             log_prob = behavior.log_prob(self.policy.action_dist, actions)
         log_ratio = log_prob - batch.old_log_prob
@@ -521,7 +523,7 @@ class GIPO(OnPolicyAlgorithm):
         """One optimizer step, refused before it can write a number that is not finite into the policy."""
         self.policy.optimizer.zero_grad()
         loss.backward()
-        norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         if not (norm.isfinite() and loss.isfinite()):
             quantities = [f"{name} loss {term.item()}" for name, term in terms.items()]
             raise FloatingPointError(

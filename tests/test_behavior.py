@@ -99,14 +99,14 @@ def test_arguments_are_checked_again_outside_unvalidated():
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 @pytest.mark.parametrize("values", [[7, 7, 7], [256] * 4])
-def test_stacked_categoricals_are_sb3s_bit_by_bit(batch, values):
+def test_stacked_categoricals_are_sb3s(batch, values):
     space = spaces.MultiDiscrete(values)
     plain, stacked = (ActorCriticPolicy(spaces.Box(-1, 1, (3,)), space, lambda _: 0.0) for _ in range(2))
     stacked.load_state_dict(plain.state_dict())
     behavior.stack_categoricals(stacked)
     assert type(stacked.action_dist) is behavior.StackedCategoricalDistribution
     obs = th.randn(batch, 3)
-    mu = 0.3 * th.randn(batch, sum(values))
+    mu = th.log_softmax(0.3 * th.randn(batch, *values[:1], len(values)), dim=1).transpose(1, 2).flatten(1)
 
     def everything(policy):
         th.manual_seed(0)
@@ -114,17 +114,26 @@ def test_stacked_categoricals_are_sb3s_bit_by_bit(batch, values):
         distribution = policy.get_distribution(obs)
         return [
             actions,
+            policy(obs, deterministic=True)[0],
             values,
             log_prob,
             *policy.evaluate_actions(obs, actions)[1:],
-            policy(obs, deterministic=True)[0],
             behavior.log_prob(distribution, actions),
             behavior.parameters(distribution),
             behavior.kl_divergence(mu, distribution),
         ]
 
     for ours, theirs in zip(everything(stacked), everything(plain), strict=True):
-        assert ours.shape == theirs.shape and th.equal(ours, theirs)
+        th.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_kl_to_a_policy_that_all_but_excludes_an_action_is_finite():
+    excluding = behavior.StackedCategoricalDistribution([2, 2])
+    logits = th.tensor([[0.0, -200.0, 0.0, 0.0]], requires_grad=True)
+    kl = behavior.kl_divergence(th.full((1, 4), 0.5).log(), excluding.proba_distribution(logits))
+    th.testing.assert_close(kl, th.tensor([[100 - np.log(2), 0.0]], dtype=th.float32))
+    # The derivative of KL(μ‖π) by a logit is π − μ.
+    th.testing.assert_close(th.autograd.grad(kl.sum(), logits)[0], th.tensor([[0.5, -0.5, 0.0, 0.0]]))
 
 
 def test_unequal_dimensions_are_not_stacked():
