@@ -74,10 +74,11 @@ def execute(
     :param progress: called after each iteration with the environment steps made so far
     :param checkpoints: where to go on from, and where checkpoints go. Outside algorithms, which have no means to save all
         of their state, are never checkpointed. None: no checkpoints
-    :return: the record, JSON data: the run's id, configuration and digest; its score and success; the learning curve, one
-        list for each quantity with one entry an iteration, null where there is none; the multipliers at each lag; where it
-        came from and what it cost
-    :raises BenchmarkError: if the budget ends before the first episode does
+    :return: the record, JSON data: the run's id, configuration and digest; its score and success, of the last training
+        episodes, or, where none ended within the budget (``episodes`` is 0 then), of those under way, played out by the
+        final policy; the learning curve, one list for each quantity with one entry an iteration, null where there is none;
+        the multipliers at each lag; where it came from and what it cost
+    :raises BenchmarkError: if no episode ends within the budget, nor within as many steps after it
     """
     th.set_num_threads(1)
     stopwatch = Stopwatch()
@@ -99,12 +100,10 @@ def execute(
             log_interval=None,  # type: ignore[arg-type]
             reset_num_timesteps=False,
         )
+        last = (recorder.episodes or _play_out(model, run))[-run.suite.score_episodes :]
         evaluation = _evaluate(model, run)
     finally:
         model.get_env().close()
-    if not recorder.episodes:
-        raise BenchmarkError(f"{run.id}: no episode ended within the budget of {run.suite.budget} steps")
-    last = recorder.episodes[-run.suite.score_episodes :]
     return {
         "run": run.id,
         "digest": run.digest,
@@ -191,6 +190,21 @@ def _make_outside(algorithm: type[OnPolicyAlgorithm], arguments: dict[str, Any])
     known = inspect.signature(algorithm).parameters
     taken = {name: value for name, value in arguments.items() if name in known and value is not None}
     return algorithm(**taken | {"normalize_advantage": bool(taken["normalize_advantage"])})
+
+
+def _play_out(model: OnPolicyAlgorithm, run: Run) -> list[dict[str, Any]]:
+    """The episodes under way when training ended, one for each environment, in the order in which they end."""
+    environment, observations = model.get_env(), model._last_obs
+    episodes: dict[int, dict[str, Any]] = {}
+    for _ in range(run.suite.budget // environment.num_envs):
+        observations, _, dones, infos = environment.step(model.predict(observations, deterministic=False)[0])
+        for copy in np.flatnonzero(dones):
+            episodes.setdefault(int(copy), infos[copy]["episode"])
+        if len(episodes) == environment.num_envs:
+            return list(episodes.values())
+    raise BenchmarkError(
+        f"{run.id}: no episode ended within the budget of {run.suite.budget} steps, nor within as many after it"
+    )
 
 
 def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:

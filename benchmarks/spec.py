@@ -450,7 +450,8 @@ def load_suite(name: str, budget: int | None = None) -> Suite:
     Read a suite.
 
     :param name: the name of a suite in ``benchmarks/suites``, or the path of a TOML file (it ends in ``.toml``)
-    :param budget: environment steps a run instead of the file's own
+    :param budget: environment steps a run instead of the file's own; ``score_episodes`` shrinks or grows with it, so that a
+        score remains the mean over the same share of a run
     :return: the suite
     :raises BenchmarkError: if there is no such suite, or something in it is unknown or out of range
     """
@@ -463,11 +464,13 @@ def load_suite(name: str, budget: int | None = None) -> Suite:
         raise BenchmarkError(f"{path.name} is not valid TOML: {error}") from error
     if "budget_overridden" in data:
         raise BenchmarkError(f"{path.name}: unknown key 'budget_overridden': did you mean 'budget'?")
-    if budget is not None:
-        data["budget_overridden"] = budget != data.get("budget")
-        data["budget"] = budget
     try:
-        return Suite.model_validate(data)
+        suite = Suite.model_validate(data)
+        if budget in (None, suite.budget):
+            return suite
+        share = budget / suite.budget
+        scaled = {"score_episodes": max(1, round(share * suite.score_episodes)), "budget": budget}
+        return Suite.model_validate(data | scaled | {"budget_overridden": True})
     except ValidationError as error:
         raise BenchmarkError(f"{path.name}: {_in_one_line(error)}") from error
 

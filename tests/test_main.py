@@ -175,11 +175,11 @@ def test_records_of_an_edited_suite_are_made_anew(cli, tmp_path):
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(cli, tmp_path):
-    # An episode of Pendulum lasts longer than this budget.
-    text = TINY.replace('["CartPole-v1"]', '["Pendulum-v1", "CartPole-v1"]')
+    # An episode of Acrobot lasts more than twice as long as this budget.
+    text = TINY.replace('["CartPole-v1"]', '["Acrobot-v1", "CartPole-v1"]')
     suite = write_suite(tmp_path, text, seeds=1, repeats=1)
     output = cli("run", suite, "--workers", "2", code=1)
-    name = "tiny/fresh/ppo/Pendulum-v1/seed0/repeat0"
+    name = "tiny/fresh/ppo/Acrobot-v1/seed0/repeat0"
     assert f"{name}: failed: Traceback" in output and "no episode ended" in output
     assert "4 runs have failed; --retry-failed tries them again:" in output
     assert f"\n  {name}: results/{name}.failed.json" in output

@@ -22,7 +22,7 @@ from benchmarks.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 # Long enough to be killed in the middle.
 LONG = plan(SUITE.model_copy(update={"name": "long", "budget": 1920}), tasks=["CartPole-v1"], seeds=[0])
-(HOPELESS,) = plan(SUITE, tasks=["Pendulum-v1"], seeds=[0])
+(HOPELESS,) = plan(SUITE, tasks=["Acrobot-v1"], seeds=[0])
 
 
 def ray_workers():

@@ -125,9 +125,22 @@ def test_an_iteration_without_an_update_has_no_diagnostics(tmp_path):
     assert curve["lag_mean"] == [None, None, 2.0] and curve["loss"][:2] == [None, None]
 
 
-def test_a_budget_without_an_episode_is_an_error(tmp_path):
-    text = TINY.replace("CartPole-v1", "Pendulum-v1")
-    with pytest.raises(BenchmarkError, match="no episode ended within the budget of 192 steps"):
+@pytest.mark.parametrize("copies", [1, 2])
+def test_episodes_that_outlast_the_budget_are_played_out(tmp_path, copies):
+    text = TINY.replace("CartPole-v1", "Pendulum-v1").replace(
+        "[learner]", f"[environment]\nn_envs = {copies}\n[learner]"
+    )
+    text = text.replace("budget = 192", f"budget = {128 * copies}")
+    record = execute(plan(load_suite(write_suite(tmp_path, text)))[0])
+    # Pendulum's episodes last 200 steps.
+    assert record["episodes"] == 0 and record["scored_episodes"] == copies
+    assert record["curve"]["return"] == [None, None]
+    assert -200 * 16.3 < record["score"] < 0
+
+
+def test_a_task_without_an_end_is_an_error(tmp_path):
+    text = TINY.replace("CartPole-v1", "Acrobot-v1")
+    with pytest.raises(BenchmarkError, match="no episode ended within the budget of 192 steps, nor within as many"):
         execute(plan(load_suite(write_suite(tmp_path, text)))[0])
 
 

@@ -18,8 +18,20 @@ def test_metaworld8_is_what_the_protocol_says():
     assert (len(suite.tasks), suite.seeds, suite.repeats) == (8, 10, 5)
     assert {name: regime.replay_window for name, regime in suite.regimes.items()} == {"fresh": 1, "stale": 40}
     gipo = {f"gipo({sigma},{ratio})" for sigma in (0.2, 0.5, 1.0) for ratio in (0.5, 1.0)}
-    assert set(suite.algorithms) == {"ppo", "sapo", "no-clip"} | gipo
-    assert len(plan(suite)) == 400 * 9 * 2
+    assert set(suite.algorithms) == {"ppo", "sapo", "no-clip", "sb3-ppo", "trpo"} | gipo
+    assert len(plan(suite)) == 400 * (9 * 2 + 2)
+    published = load_suite("published")
+    assert set(suite.tasks) < set(published.tasks) and suite.environment == published.environment
+    assert suite.learner == published.learner.model_copy(update={"bootstrap_time_limit": True})
+    assert (suite.algorithms["sapo"].tau_pos, suite.algorithms["sapo"].tau_neg) == (1.0, 1.05)
+
+
+def test_tasks_are_chosen_with_the_learner_that_they_are_for():
+    chosen, choice = load_suite("metaworld8"), load_suite("task-choice")
+    assert choice.tasks == load_suite("published").tasks and set(chosen.tasks) < set(choice.tasks)
+    assert (choice.learner, choice.environment) == (chosen.learner, chosen.environment)
+    for name, algorithm in choice.algorithms.items():
+        assert algorithm == chosen.algorithms[name]
 
 
 def test_published_is_what_the_study_did():
@@ -62,6 +74,11 @@ def test_the_budget_is_part_of_the_identity(tmp_path):
     assert own.identity == load_suite(path, budget=192).identity == "tiny"
     assert other.identity == "tiny@128"
     assert plan(own)[0].digest != plan(other)[0].digest
+
+
+@pytest.mark.parametrize(("budget", "episodes"), [(64, 2), (128, 3), (192, 5), (384, 10), (1920, 50)])
+def test_a_score_is_of_the_same_share_of_a_run_whatever_the_budget(tmp_path, budget, episodes):
+    assert load_suite(write_suite(tmp_path), budget=budget).score_episodes == episodes
 
 
 @pytest.mark.parametrize(
