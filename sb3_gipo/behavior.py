@@ -23,7 +23,6 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import distributions as td
-from torch.nn import functional as F
 
 __all__ = [
     "StackedCategoricalDistribution",
@@ -195,7 +194,7 @@ def kl_divergence(behavior_parameters: th.Tensor, distribution: Distribution) ->
         return td.kl_divergence(td.Normal(mean, std), distribution.distribution)
     if isinstance(distribution, StackedCategoricalDistribution):
         mu = distribution.stacked(behavior_parameters)
-        return F.kl_div(distribution.log_probs, mu, reduction="none", log_target=True).sum(dim=-1)
+        return (mu.exp() * (mu - distribution.log_probs)).sum(dim=-1)
     if isinstance(distribution, MultiCategoricalDistribution):
         logits = behavior_parameters.split(list(distribution.action_dims), dim=1)
         pairs = zip(logits, distribution.distribution, strict=True)

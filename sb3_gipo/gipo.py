@@ -524,7 +524,7 @@ class GIPO(OnPolicyAlgorithm):
         self.policy.optimizer.zero_grad()
         loss.backward()
         norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
-        if not (norm.isfinite() and loss.isfinite()):
+        if not math.isfinite((norm + loss.detach()).item()):
             quantities = [f"{name} loss {term.item()}" for name, term in terms.items()]
             raise FloatingPointError(
                 f"non-finite loss or gradient after {self.num_timesteps} steps, in the update of policy version "
