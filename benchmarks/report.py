@@ -81,8 +81,9 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
         lines.append(
             f"Nothing to compare with under {', '.join(without)}: no P(>), no steps ratio; --baseline LABEL names another."
         )
-    if regimes and regimes[0].without_anchors:
-        lines.append(f"No absolute score: no anchors for {', '.join(regimes[0].without_anchors)}.")
+    unanchored = [task for task, anchors in regimes[0].anchors.items() if anchors is None] if regimes else []
+    if unanchored:
+        lines.append(f"No absolute score: no anchors for {', '.join(unanchored)}.")
     if any(missing(regime) for regime in regimes):
         lines.append("Runs are missing: the ranking is not final.")
     return lines
@@ -142,7 +143,7 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
     :param suite: the suite
     :param regime: scores of one of its regimes
     :return: the ranking, the aggregates of each normalisation that there is, the ranks, how runs ended and what they cost,
-        and the returns of each task
+        and the returns of each task beside its anchors
     """
     where = f"{suite.identity}, {regime.regime}"
     header = ("rank", "algorithm", "runs", "seeds")
@@ -164,11 +165,12 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
     ended = [_diagnostics_row(entry.algorithm, entry.diagnostics) for entry in regime.algorithms if entry.diagnostics]
     if ended:
         yield Table(f"{where}: how runs ended, what one costs", header, ended)
-    header = ("task", *(entry.algorithm for entry in regime.algorithms))
+    header = ("task", *(entry.algorithm for entry in regime.algorithms), "random", "expert")
     rows = []
     for task in suite.tasks:
         cells = (entry.tasks[task] for entry in regime.algorithms)
-        rows.append((task, *(_text(cell.mean_return, 1) + _share(cell.finished, cell.planned) for cell in cells)))
+        returns = (_text(cell.mean_return, 1) + _share(cell.finished, cell.planned) for cell in cells)
+        rows.append((task, *returns, *(_text(anchor, 1) for anchor in regime.anchors[task] or (None, None))))
     yield Table(f"{where}: mean unscaled return of each task", header, rows)
 
 

@@ -163,13 +163,14 @@ class RegimeScores:
 
     :param regime: its name
     :param algorithms: their scores
-    :param without_anchors: tasks for which the absolute score is missing
+    :param anchors: of each task, what a random policy and an expert return; None where that is not known, and then no
+        absolute score is
     :param baseline: what the others are compared with; None if it has no seed finished on all tasks under this regime
     """
 
     regime: str
     algorithms: list[AlgorithmScores]
-    without_anchors: list[str]
+    anchors: dict[str, tuple[float, float] | None]
     baseline: str | None
 
 
@@ -189,13 +190,13 @@ def score(
     :return: one entry a regime, in the suite's order
     """
     measurements = list(measurements)
-    missing = [task for task in suite.tasks if task not in anchors]
-    ends = None if missing else np.array([anchors[task] for task in suite.tasks])
+    known = {task: anchors.get(task) for task in suite.tasks}
+    ends = None if None in known.values() else np.array(list(known.values()))
     scored = []
     for regime in suite.regimes:
         runs = RegimeRuns(suite, regime, measurements)
         compared = baseline if baseline in runs.seeds else None
-        scored.append(RegimeScores(regime, _score_regime(runs, ends, compared), missing, compared))
+        scored.append(RegimeScores(regime, _score_regime(runs, ends, compared), known, compared))
     return scored
 
 

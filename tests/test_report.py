@@ -80,6 +80,16 @@ def test_without_a_baseline_the_columns_go_and_a_line_says_so():
     assert "Nothing to compare with under stale:" in printed(scored(baseline="sb3-ppo"))
 
 
+def test_returns_of_each_task_stand_beside_their_anchors(files, partial):
+    table = files["table.md"].split("mean unscaled return of each task")[1].split("##")[0]
+    assert "| random | expert |" in table
+    for task in SUITE.tasks:
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| {task} ")]
+        assert row.endswith("| 0.0 | 2000.0 |")
+    unknown = [line for line in printed(partial).splitlines() if line.startswith(("│ reach-v3", "│ button-press-v3"))]
+    assert unknown and all(re.search(r"– │\s+– │$", line) for line in unknown)
+
+
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
