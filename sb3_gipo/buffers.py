@@ -5,6 +5,7 @@ They know no policy and no objective. What they add to SB3's ``RolloutBuffer`` i
 minibatches of them that carry their lag.
 """
 
+import copy
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 __all__ = [
     "DictStaleRolloutBuffer",
+    "Rollout",
+    "RolloutEnd",
     "StaleRolloutBuffer",
     "StaleRolloutBufferSamples",
     "Trajectories",
@@ -62,15 +65,42 @@ class Trajectories(NamedTuple):
     terminal_observations: th.Tensor | TensorDict | None
 
 
+@dataclass
+class RolloutEnd:
+    """How a rollout and the episodes in it ended. Each time limit is (time, environment, terminal observation)."""
+
+    observations: Any = None
+    dones: np.ndarray | None = None
+    time_limits: list[tuple[int, int, Any]] = field(default_factory=list)
+
+
+class Rollout(NamedTuple):
+    """
+    One complete rollout outside of any buffer: what an actor sends to its learner.
+
+    ``version``: the policy version that collected it. ``arrays``: what the buffer stores of it, by name, each
+    (n_envs, buffer_size, ...), or a dictionary of them for Dict observations. ``end``: how it ended, with
+    ``keep_trajectories``.
+    """
+
+    version: int
+    arrays: dict[str, Any]
+    end: RolloutEnd
+
+
 class StaleRolloutBuffer(RolloutBuffer):
     """
     The last ``replay_window`` rollouts of ``buffer_size`` steps in ``n_envs`` environments, in one preallocated ring.
 
     A rollout belongs to the policy version that was current when its collection began (``policy_version``, which the
     algorithm keeps up to date). Its *lag* is ``policy_version`` now minus that version. Trainable are all complete
-    rollouts whose lag is at least ``min_lag``: before the window has filled these are the ones collected so far, and
-    with ``min_lag > 0`` none at all for the first ``min_lag`` versions. A rollout under collection replaces the oldest
-    one from its first step on; if collection is interrupted, the next one starts over in the same place.
+    rollouts whose lag is at least ``min_lag`` and at most ``max_lag``: before the window has filled these are the ones
+    collected so far, and with ``min_lag > 0`` none at all for the first ``min_lag`` versions. A rollout under collection
+    replaces the oldest one from its first step on; if collection is interrupted, the next one starts over in the same
+    place.
+
+    A rollout need not have been collected here: :meth:`newest` takes one out and :meth:`ingest` puts it into another
+    buffer, also when others of the same or of a later version are there already.
 
     With ``replay_window=1, min_lag=0`` it yields exactly the minibatches of SB3's ``RolloutBuffer``, drawn from the same
     global numpy stream. The inherited attributes (``observations``, ``rewards``, ...) are always the newest rollout,
@@ -89,13 +119,15 @@ class StaleRolloutBuffer(RolloutBuffer):
     :param n_envs: Number of parallel environments
     :param replay_window: how many past rollouts are kept, the newest included, ≥ 1; 1 is on-policy
     :param min_lag: a rollout becomes trainable only once it is this many versions old, 0 ≤ ``min_lag < replay_window``
+    :param max_lag: a rollout is no longer trainable once it is more than this many versions old, ≥ ``min_lag``. None: no
+        limit but the window
     :param n_anchor_parameters: how many parameters of the distribution that a KL penalty is measured from are stored per
         transition: given at collection, or all anew by :meth:`set_anchor`
     :param n_log_probs: how many behavior log-probabilities are stored per transition: None for the joint one, as SB3
         does, or one for each action dimension (then ``old_log_prob`` has shape (batch, n_log_probs))
     :param keep_trajectories: also keep what value targets are computed from, for :meth:`trajectories`: each environment's
         observation after the last step, and those at time limits. It costs one observation for each of these
-    :raises ValueError: if ``replay_window`` or ``min_lag`` is out of its range
+    :raises ValueError: if ``replay_window``, ``min_lag`` or ``max_lag`` is out of its range
     """
 
     anchor_parameters: np.ndarray
@@ -114,6 +146,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         n_anchor_parameters: int = 0,
         n_log_probs: int | None = None,
         keep_trajectories: bool = False,
+        max_lag: int | None = None,
     ):
         if replay_window < 1:
             raise ValueError(
@@ -124,8 +157,11 @@ class StaleRolloutBuffer(RolloutBuffer):
                 f"min_lag must be in [0, replay_window - 1] = [0, {replay_window - 1}], got {min_lag}: "
                 "the window keeps no rollout that old"
             )
+        if max_lag is not None and max_lag < min_lag:
+            raise ValueError(f"max_lag must be at least min_lag={min_lag}, or None for no limit, got {max_lag}")
         self.replay_window = replay_window
         self.min_lag = min_lag
+        self.max_lag = max_lag
         self.n_anchor_parameters = n_anchor_parameters
         self.n_log_probs = n_log_probs
         self.keep_trajectories = keep_trajectories
@@ -133,7 +169,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         self._versions = np.full(replay_window, _EMPTY, dtype=np.int64)
         self._slot = 0
         self._storage: dict[str, Any] = {}
-        self._ends: list[_RolloutEnd] = [_RolloutEnd() for _ in range(replay_window)]
+        self._ends: list[RolloutEnd] = [RolloutEnd() for _ in range(replay_window)]
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     def _allocate(self) -> dict[str, Any]:
@@ -164,14 +200,17 @@ class StaleRolloutBuffer(RolloutBuffer):
         """Begin a rollout of the current ``policy_version``, in place of the oldest. Older ones stay as they are."""
         if not self._storage:
             self._storage = self._allocate()
-        if self._versions[self._slot] != _EMPTY:
-            self._slot = (self._slot + 1) % self.replay_window
-        self._versions[self._slot] = _EMPTY
-        self._ends[self._slot] = _RolloutEnd()
-        self._bind()
+        self._open_slot()
+        self._ends[self._slot] = RolloutEnd()
         self._collecting_version = self.policy_version
         self.pos = 0
         self.full = False
+
+    def _open_slot(self) -> None:
+        """Make room for the newest rollout: a place that holds none is older than any."""
+        self._slot = int(np.argmin(self._versions))
+        self._versions[self._slot] = _EMPTY
+        self._bind()
 
     def _bind(self) -> None:
         """Make the inherited attributes views of the newest rollout's place in the ring."""
@@ -191,6 +230,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         """What two buffers must share for one's contents to fit the other: the shape and type of every ring."""
         return {
             "min_lag": self.min_lag,
+            "max_lag": self.max_lag,
             "keep_trajectories": self.keep_trajectories,
             **{
                 name: map_observation(lambda ring: (ring.shape, str(ring.dtype)), ring)
@@ -242,6 +282,44 @@ class StaleRolloutBuffer(RolloutBuffer):
         self.returns = returns
         self._versions[self._slot] = self._collecting_version
 
+    def newest(self) -> Rollout:
+        """
+        :return: a copy of the newest rollout, without the arrays that hold no numbers
+        """
+        version = int(self._versions[self._slot])
+        assert version != _EMPTY, "the newest rollout is not complete"
+        arrays = {
+            name: map_observation(lambda ring: ring[self._slot].copy(), ring) for name, ring in self._storage.items()
+        }
+        if not self.n_anchor_parameters:
+            del arrays["anchor_parameters"]
+        return Rollout(version, arrays, copy.deepcopy(self._ends[self._slot]))
+
+    def ingest(self, rollout: Rollout) -> None:
+        """
+        Put a rollout in place of the one with the lowest version. It becomes the newest, whatever its version.
+
+        :param rollout: from a buffer of the same spaces, steps and environments. It may come without anchor parameters,
+            which :meth:`set_anchor` then has to give before they are drawn
+        :raises ValueError: if it does not fit
+        """
+        missing = self._storage.keys() ^ rollout.arrays.keys()
+        if missing - {"anchor_parameters"}:
+            raise ValueError(f"the rollout does not fit this buffer: only one of them has {sorted(missing)}")
+        if self.keep_trajectories and rollout.end.dones is None:
+            raise ValueError("the rollout does not fit this buffer: it comes without how it ended")
+        for name, arrays in rollout.arrays.items():
+            given = map_observation(np.shape, arrays)
+            shapes = map_observation(lambda ring: ring.shape[1:], self._storage[name])
+            if given != shapes:
+                raise ValueError(f"the rollout does not fit this buffer: its {name} are {given}, not {shapes}")
+        self._open_slot()
+        for name, arrays in rollout.arrays.items():
+            _write(self._storage[name], self._slot, arrays)
+        self._ends[self._slot] = rollout.end
+        self._versions[self._slot] = rollout.version
+        self.pos, self.full = self.buffer_size, True
+
     @property
     def nbytes(self) -> int:
         """Bytes of the whole ring, and of what is kept of the ends of rollouts and episodes."""
@@ -260,7 +338,10 @@ class StaleRolloutBuffer(RolloutBuffer):
 
     def _trainable_slots(self) -> np.ndarray:
         lags = self.policy_version - self._versions
-        return np.flatnonzero((self._versions != _EMPTY) & (lags >= self.min_lag))
+        trainable = (self._versions != _EMPTY) & (lags >= self.min_lag)
+        if self.max_lag is not None:
+            trainable &= lags <= self.max_lag
+        return np.flatnonzero(trainable)
 
     def trajectories(self) -> Trajectories:
         """
@@ -338,7 +419,7 @@ class StaleRolloutBuffer(RolloutBuffer):
         :return: minibatches
         """
         order = np.random.permutation(self._trainable_places())
-        assert len(order) > 0, "no rollout is both complete and min_lag versions old: there is nothing to train on"
+        assert len(order) > 0, "no complete rollout has a lag from min_lag to max_lag: there is nothing to train on"
         batch_size = batch_size or len(order)
         for start in range(0, len(order), batch_size):
             yield self._get_samples(order[start : start + batch_size])
@@ -384,15 +465,6 @@ class StaleRolloutBuffer(RolloutBuffer):
         )
 
 
-@dataclass
-class _RolloutEnd:
-    """How a rollout and the episodes in it ended. Each time limit is (time, environment, terminal observation)."""
-
-    observations: Any = None
-    dones: np.ndarray | None = None
-    time_limits: list[tuple[int, int, Any]] = field(default_factory=list)
-
-
 class DictStaleRolloutBuffer(StaleRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
     """
     :class:`StaleRolloutBuffer` for Dict observations: ``observations`` is a dictionary of arrays or tensors.
@@ -417,6 +489,14 @@ def _join(parts: list[Any], join: Any) -> Any:
     if isinstance(parts[0], dict):
         return {key: join([part[key] for part in parts]) for key in parts[0]}
     return join(parts)
+
+
+def _write(ring: Any, slot: int, arrays: Any) -> None:
+    if isinstance(ring, dict):
+        for key, part in ring.items():
+            part[slot] = arrays[key]
+    else:
+        ring[slot] = arrays
 
 
 def _flat(ring: np.ndarray) -> np.ndarray:

@@ -299,17 +299,21 @@ class GIPO(OnPolicyAlgorithm):
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
     @property
+    def _always_fresh(self) -> bool:
+        """Whether, until an update's first gradient step, the current policy is the one that collected all there is."""
+        return self.replay_window == 1
+
+    @property
     def _revalues_targets(self) -> bool:
         """Whether targets are computed again before each update."""
-        if self.replay_window == 1:
-            # Until the first gradient step the current policy is the one that collected all there is.
+        if self._always_fresh:
             return self.advantage == "vtrace" and self.vtrace_c_bar < 1
         return self.advantage != "stored"
 
     @property
     def _moves_anchor(self) -> bool:
         """Whether the KL penalty is measured from another policy than the one that collected the data."""
-        return self.kl_coef > 0 and self.kl_anchor == "proximal" and self.replay_window > 1
+        return self.kl_coef > 0 and self.kl_anchor == "proximal" and not self._always_fresh
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch as th
@@ -123,6 +125,100 @@ def test_an_interrupted_rollout_costs_the_oldest_and_is_never_drawn():
     assert {version for version, _, _ in drawn(buffer)} == {1, 2, 3}
 
 
+@pytest.mark.parametrize("max_lag", [0, 1])
+def test_what_is_older_than_max_lag_is_not_drawn(max_lag):
+    buffer = StaleRolloutBuffer(4, VECTOR, spaces.Box(-1, 1, (2,)), n_envs=2, replay_window=5, max_lag=max_lag)
+    for version in range(4):
+        identified_rollout(buffer, version, 4, 2)
+    assert {version: lag for (version, _, _), lag in drawn(buffer).items()} == {
+        3 - lag: lag for lag in range(max_lag + 1)
+    }
+    buffer.policy_version = 3 + max_lag + 1
+    assert buffer.n_trainable == 0
+    with pytest.raises(AssertionError, match="nothing to train on"):
+        next(buffer.get(5))
+
+
+@pytest.mark.parametrize(("observation_space", "action_space"), SPACES, ids=str)
+def test_a_rollout_travels_from_buffer_to_buffer(observation_space, action_space):
+    """Pickled, as between processes, with time limits and terminal observations."""
+    cls = DictStaleRolloutBuffer if isinstance(observation_space, spaces.Dict) else StaleRolloutBuffer
+    options = {"n_envs": 2, "n_anchor_parameters": 3, "n_log_probs": 1, "keep_trajectories": True}
+    actor, here, there = (cls(4, observation_space, action_space, replay_window=w, **options) for w in (1, 3, 3))
+    rng = np.random.default_rng(0)
+    for version in range(5):
+        for buffer in (actor, here, there):
+            buffer.policy_version = version
+            buffer.reset()
+        for step in range(4):
+            arguments = (
+                batched_sample(observation_space, 2),
+                batched_sample(action_space, 2),
+                *rng.normal(size=(2, 2)),
+                *th.as_tensor(rng.normal(size=(2, 2, 1))),
+            )
+            anchor = th.as_tensor(rng.normal(size=(2, 3)))
+            terminal = observation_space.sample()
+            for buffer in (actor, here):
+                if step == version % 4:
+                    buffer.remember_time_limit(1, terminal)
+                buffer.add(*arguments, anchor_parameters=anchor)
+        last = batched_sample(observation_space, 2)
+        for buffer in (actor, here):
+            buffer.remember_last(last, np.array([True, False]))
+            buffer.compute_returns_and_advantage(th.ones(2), np.array([True, False]))
+        there.ingest(pickle.loads(pickle.dumps(actor.newest())))
+        np.testing.assert_array_equal(there._versions, here._versions)
+        np.testing.assert_equal(there._storage, here._storage)
+        for mine, theirs in zip(there.trajectories(), here.trajectories(), strict=True):
+            th.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        np.testing.assert_array_equal(there.rewards, actor.rewards)
+
+
+def rollout_of(version):
+    buffer = StaleRolloutBuffer(4, VECTOR, spaces.Box(-1, 1, (2,)))
+    identified_rollout(buffer, version, 4, 1)
+    return buffer.newest()
+
+
+def test_rollouts_come_in_any_order_and_the_lowest_version_leaves_first():
+    buffer = StaleRolloutBuffer(4, VECTOR, spaces.Box(-1, 1, (2,)), replay_window=3)
+    buffer.policy_version = 9
+    for version, expected in [(5, [5]), (3, [3, 5]), (5, [3, 5, 5]), (4, [4, 5, 5]), (6, [5, 5, 6]), (5, [5, 5, 6])]:
+        buffer.ingest(rollout_of(version))
+        kept = sorted(buffer._versions[buffer._versions >= 0])
+        assert kept == expected
+        lags = np.concatenate([batch.lags for batch in buffer.get(5)])
+        np.testing.assert_array_equal(np.sort(lags), np.sort(np.repeat(9 - np.array(expected), 4)))
+        assert (buffer.observations[..., 0] == version).all(), "the inherited attributes are the newest"
+
+
+def test_a_rollout_taken_out_is_a_copy():
+    buffer = StaleRolloutBuffer(4, VECTOR, spaces.Box(-1, 1, (2,)))
+    identified_rollout(buffer, 1, 4, 1)
+    rollout = buffer.newest()
+    identified_rollout(buffer, 2, 4, 1)
+    assert rollout.version == 1 and (rollout.arrays["observations"][..., 0] == 1).all()
+    buffer.reset()
+    with pytest.raises(AssertionError, match="not complete"):
+        buffer.newest()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_envs": 2}, r"observations are \(1, 4, 3\), not \(2, 4, 3\)"),
+        ({"n_log_probs": 2}, r"log_probs are \(1, 4\), not \(1, 4, 2\)"),
+        ({"keep_trajectories": True}, "without how it ended"),
+    ],
+)
+def test_a_rollout_that_does_not_fit_is_refused(options, message):
+    buffer = StaleRolloutBuffer(4, VECTOR, spaces.Box(-1, 1, (2,)), **options)
+    with pytest.raises(ValueError, match=message):
+        buffer.ingest(rollout_of(0))
+    assert buffer.n_trainable == 0
+
+
 @pytest.mark.parametrize(("observation_space", "action_space"), SPACES, ids=str)
 def test_memory_is_allocated_once_and_as_documented(observation_space, action_space):
     cls = DictStaleRolloutBuffer if isinstance(observation_space, spaces.Dict) else StaleRolloutBuffer
@@ -150,6 +246,8 @@ def test_memory_is_allocated_once_and_as_documented(observation_space, action_sp
         ({"replay_window": -3}, "replay_window must be at least 1 .*got -3"),
         ({"replay_window": 3, "min_lag": 3}, r"min_lag must be in .*\[0, 2\], got 3"),
         ({"replay_window": 3, "min_lag": -1}, r"min_lag must be in .*\[0, 2\], got -1"),
+        ({"replay_window": 3, "min_lag": 2, "max_lag": 1}, r"max_lag must be at least min_lag=2, .* got 1"),
+        ({"max_lag": -1}, r"max_lag must be at least min_lag=0, .* got -1"),
     ],
 )
 def test_bad_options_are_named(options, message):
