@@ -1,12 +1,35 @@
 """Environment wrappers."""
 
+import time
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-__all__ = ["TokenizeAction"]
+__all__ = ["FixedLatency", "TokenizeAction"]
+
+
+class FixedLatency(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """
+    Let every step wait a fixed time before it is made, as a robot or a heavy simulator somewhere else would. The processor
+    is free meanwhile.
+
+    :param env: environment to slow down
+    :param seconds: how long each step waits, ≥ 0
+    :raises ValueError: if ``seconds`` is negative
+    """
+
+    def __init__(self, env: gym.Env, seconds: float):
+        gym.utils.RecordConstructorArgs.__init__(self, seconds=seconds)
+        gym.Wrapper.__init__(self, env)
+        if seconds < 0:
+            raise ValueError(f"seconds must be at least 0, got {seconds}")
+        self._seconds = seconds
+
+    def step(self, action: Any) -> Any:
+        time.sleep(self._seconds)
+        return self.env.step(action)
 
 
 class TokenizeAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sb3_gipo import GIPO
-from sb3_gipo.wrappers import TokenizeAction
+from sb3_gipo.wrappers import FixedLatency, TokenizeAction
 
 
 class Recorder(gym.Env):
@@ -87,3 +87,17 @@ def test_a_wrapped_environment_can_be_made_again_from_its_spec():
 def test_what_cannot_be_cut_is_named(action_space, bins, error, message):
     with pytest.raises(error, match=message):
         TokenizeAction(Recorder(action_space), bins)
+
+
+def test_fixed_latency_waits_before_every_step_and_changes_nothing_else(monkeypatch):
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    plain, slow = gym.make("CartPole-v1"), FixedLatency(gym.make("CartPole-v1"), 0.25)
+    np.testing.assert_array_equal(plain.reset(seed=3)[0], slow.reset(seed=3)[0])
+    for action in (0, 1, 1):
+        mine, theirs = slow.step(action), plain.step(action)
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        assert mine[1:] == theirs[1:]
+    assert waits == [0.25] * 3
+    with pytest.raises(ValueError, match=r"seconds must be at least 0, got -0.1"):
+        FixedLatency(plain, -0.1)
