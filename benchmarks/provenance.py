@@ -48,8 +48,9 @@ def commit() -> str:
 def code() -> str:
     """The SHA-256 of this code's files: unlike the commit it is known everywhere, and tells uncommitted changes apart."""
     folders = [Path(*find_spec(package).submodule_search_locations) for package in ("benchmarks", "sb3_gipo")]
-    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
-    return hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
+    parts = (f"{file.relative_to(folder)}\0".encode() + file.read_bytes() for folder, file in files)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def without_folders(text: str) -> str:
