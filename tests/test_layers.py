@@ -13,7 +13,7 @@ NAMES = [str(file.relative_to(ROOT)) for file in FILES]
 
 # Third-party packages that one file alone may import.
 OWNERS = {
-    "ray": {"sb3_gipo/remote.py", "benchmarks/ray_executor.py"},
+    "ray": {"sb3_gipo/remote/crew.py", "benchmarks/ray_executor.py"},
     "rl_zoo3": {"sb3_gipo/zoo.py"},
     "metaworld": {"benchmarks/envs.py"},
     "rliable": {"benchmarks/statistics.py"},
@@ -32,6 +32,17 @@ ROOMS = {
     "sb3_gipo/policies.py": {"torch", "gymnasium", "stable_baselines3"},
     "sb3_gipo/wrappers.py": {"numpy", "gymnasium"},
     "sb3_gipo/buffers.py": {"numpy", "torch", "gymnasium", "stable_baselines3"},
+    "sb3_gipo/remote/limiter.py": set(),
+    "sb3_gipo/remote/tally.py": set(),
+    # What runs in an actor's process knows neither the learner nor Ray.
+    "sb3_gipo/remote/actor.py": {
+        "numpy",
+        "torch",
+        "gymnasium",
+        "stable_baselines3",
+        "sb3_gipo.buffers",
+        "sb3_gipo.gipo",
+    },
     "sb3_gipo/behavior.py": {"torch", "gymnasium", "stable_baselines3"},
     "benchmarks/spec.py": {"pydantic", "tomli"},
     "benchmarks/locks.py": set(),
@@ -118,6 +129,13 @@ for missing in ("ray", "metaworld", "rliable", "rl_zoo3", "sb3_contrib", "pydant
     sys.modules[missing] = None
 import sb3_gipo
 sb3_gipo.GIPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, replay_window=2).learn(64)
+try:
+    sb3_gipo.AsyncGIPO
+except ImportError as error:
+    assert "pip install 'sb3-gipo[ray]'" in str(error)
+else:
+    raise AssertionError("AsyncGIPO without ray")
+assert not hasattr(sb3_gipo, "AnythingElse")
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 

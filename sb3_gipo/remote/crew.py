@@ -1,0 +1,198 @@
+"""
+Keeps the actors of a run at work on a Ray cluster. Alone imports ray.
+
+The cluster is that of ``RAY_ADDRESS``, whose machines need this package and the environments' installed; or, if that is not
+set, a local one, started for the run and shut down with it. A Ray that the user has started is used, and left as it is.
+"""
+
+import contextlib
+import functools
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import ray
+import torch as th
+from ray.exceptions import RayTaskError
+
+from sb3_gipo.remote.actor import Actor, Arrival, EnvMaker
+from sb3_gipo.remote.limiter import RateLimiter
+
+__all__ = ["Crew", "Loss", "cluster"]
+
+_WAKE, _STOP = object(), object()
+
+
+@contextlib.contextmanager
+def cluster(n_actors: int, cpus_per_actor: float) -> Iterator[None]:
+    """
+    Within it, Ray runs.
+
+    :param n_actors: how many actors there will be
+    :param cpus_per_actor: CPUs that each of them asks for
+    :raises ValueError: if the cluster has not so many
+    """
+    starts = not ray.is_initialized()
+    if starts:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if address := os.environ.get("RAY_ADDRESS"):
+            ray.init(address, **quiet)
+        else:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init("local", include_dashboard=False, **quiet)
+    try:
+        asked, present = n_actors * cpus_per_actor, ray.cluster_resources().get("CPU", 0.0)
+        if asked > present:
+            raise ValueError(
+                f"{n_actors} actors with cpus_per_actor={cpus_per_actor:g} ask for {asked:g} CPUs, and the Ray cluster has "
+                f"{present:g}: take fewer actors, or a larger cluster (RAY_ADDRESS), or lower cpus_per_actor; actors that "
+                "mostly wait for their environments can share a CPU"
+            )
+        yield
+    finally:
+        if starts:
+            ray.shutdown()
+
+
+class Loss(NamedTuple):
+    """
+    An actor was lost. ``text``: what happened, with the traceback if something raised. ``error``: None if another actor has
+    taken its place, else why none has.
+    """
+
+    text: str
+    error: BaseException | None
+
+
+class Crew:
+    """
+    Actors that collect as long as the limiter lets them, always with the newest published weights.
+
+    A thread of this process gives each actor its next rollout to collect as soon as its last one has arrived, whatever the
+    learner is doing meanwhile, and puts a new actor in the place of a lost one. It sleeps until something happens.
+
+    :param options: of :class:`~sb3_gipo.remote.actor.Collector`
+    :param makers: for each actor, a function for each of its environments
+    :param next_seed: gives a seed to each actor that is started
+    :param limiter: says whether actors have to wait; call :meth:`wake` when it may have changed its mind
+    :param cpus_per_actor: CPUs that each actor asks Ray for
+    :param max_restarts: errors of environments and policies that the run survives, and deaths of an actor's processes
+        without a rollout in between
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        makers: list[list[EnvMaker]],
+        next_seed: Callable[[], int | None],
+        limiter: RateLimiter,
+        cpus_per_actor: float,
+        max_restarts: int,
+    ):
+        self._limiter = limiter
+        self._max_restarts = max_restarts
+        remote_class = ray.remote(num_cpus=cpus_per_actor)(Actor)
+        # As bytes, which an actor can always receive: should it lack a module, it can say so.
+        plans = [ray.cloudpickle.dumps((options, of_actor)) for of_actor in makers]
+        self._start_actor = lambda place: remote_class.remote(plans[place], next_seed())
+        self._actors: list[Any] = []
+        self._idle: deque[int] = deque()
+        self._errors = 0
+        self._deaths = [0] * len(makers)
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._mail: queue.SimpleQueue[Arrival | Loss] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="gipo-crew", daemon=True)
+
+    def start(self, weights: dict[str, th.Tensor], version: int) -> None:
+        """
+        Start all actors.
+
+        :param weights: the policy's state
+        :param version: the policy version that these weights are
+        """
+        self.publish(weights, version)
+        for place in range(len(self._deaths)):
+            self._actors.append(self._start_actor(place))
+            self._idle.append(place)
+        self._thread.start()
+
+    def publish(self, weights: dict[str, th.Tensor], version: int) -> None:
+        """
+        Have every rollout that begins from now on collected with new weights. They go to the object store once, whatever
+        the number of actors.
+
+        :param weights: the policy's state
+        :param version: the policy version that these weights are
+        """
+        self._published = ray.put({name: tensor.cpu() for name, tensor in weights.items()}), version
+
+    def wake(self) -> None:
+        """Ask the limiter again whether idle actors may work."""
+        self._events.put(_WAKE)
+
+    @property
+    def unread(self) -> int:
+        """How many messages there are for :meth:`receive`."""
+        return self._mail.qsize()
+
+    def receive(self) -> Arrival | Loss:
+        """
+        :return: the next message, once there is one
+        """
+        return self._mail.get()
+
+    def stop(self) -> None:
+        """End all actors, wherever they are; environments are not closed."""
+        if self._thread.is_alive():
+            self._events.put(_STOP)
+            self._thread.join()
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _serve(self) -> None:
+        try:
+            self._give_work()
+            while (event := self._events.get()) is not _STOP:
+                if event is not _WAKE:
+                    self._take_back(*event)
+                self._give_work()
+        except BaseException as error:
+            # The learner would wait for ever.
+            self._mail.put(Loss("the thread that serves the actors failed", error))
+
+    def _give_work(self) -> None:
+        while self._idle and self._limiter.admit():
+            place = self._idle.popleft()
+            future = self._actors[place].collect.remote(*self._published).future()
+            future.add_done_callback(functools.partial(self._note, place))
+
+    def _note(self, place: int, future: "Future[Arrival]") -> None:
+        self._events.put((place, future))
+
+    def _take_back(self, place: int, future: "Future[Arrival]") -> None:
+        error = future.exception()
+        if error is None:
+            self._deaths[place] = 0
+            self._mail.put(future.result())
+            self._idle.append(place)
+            return
+        self._limiter.lose()
+        loss = self._loss(place, error)
+        if loss.error is None:
+            ray.kill(self._actors[place])
+            self._actors[place] = self._start_actor(place)
+            self._idle.append(place)
+        self._mail.put(loss)
+
+    def _loss(self, place: int, error: BaseException) -> Loss:
+        if isinstance(error, RayTaskError):
+            self._errors += 1
+            hopeless = self._errors > self._max_restarts
+            return Loss(f"an environment or the policy of actor {place} raised:\n{error}", error if hopeless else None)
+        self._deaths[place] += 1
+        hopeless = self._deaths[place] > self._max_restarts
+        return Loss(f"the process of actor {place} was lost: {error}", error if hopeless else None)
