@@ -393,6 +393,46 @@ def speed(
     console.print("Written: " + ", ".join(str(results / "speed" / name) for name in files), highlight=False)
 
 
+@app.command()
+def async_scaling(
+    seconds: Annotated[float, typer.Option(min=1, help="how long each number of actors is measured")] = 20,
+    repetitions: Annotated[int, typer.Option(min=1, help="turns that everything takes")] = 3,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """
+    Count transitions per second as asynchronous actors are added, on an environment that mostly waits.
+
+    Takes about 7 minutes of an otherwise quiet machine, and needs Ray. Writes JSON and a table to DIR/async-scaling, named
+    after the kind of machine.
+    """
+    from benchmarks import provenance, report
+
+    try:
+        from benchmarks import async_scaling as room
+    except ModuleNotFoundError as error:
+        raise _missing("async-scaling", error) from error
+
+    console = _console()
+    measured = room.measure(
+        seconds=seconds, repetitions=repetitions, progress=lambda line: console.print(line, highlight=False)
+    )
+    for table in room.tables(measured):
+        report.show(table, console)
+    for line in room.LEGEND:
+        console.print(line, highlight=False, markup=False)
+    command = f"python -m benchmarks async-scaling --seconds {seconds:g} --repetitions {repetitions}"
+    files = room.write(measured, f"made by `{command}` at commit {provenance.commit()}")
+    for name, content in files.items():
+        replace_file(results / "async-scaling" / name, content)
+    console.print("Written: " + ", ".join(str(results / "async-scaling" / name) for name in files), highlight=False)
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> BenchmarkError:
+    return BenchmarkError(
+        f"{command}: {error.name} is not installed; `pip install -c constraints.txt -e '.[ray]'` does that"
+    )
+
+
 def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:
     if runs == 0:
         return Serial()
@@ -400,9 +440,7 @@ def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:
         try:
             from benchmarks.ray_executor import RayCrew
         except ModuleNotFoundError as error:
-            raise BenchmarkError(
-                f"--executor ray: {error.name} is not installed; `pip install -c constraints.txt -e '.[ray]'` does that"
-            ) from error
+            raise _missing("--executor ray", error) from error
         return RayCrew(workers)
     count = min(workers or os.cpu_count() or 1, runs)
     return Processes(count) if executor is Executor.processes and count > 1 else Serial()

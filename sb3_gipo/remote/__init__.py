@@ -6,6 +6,8 @@ Asynchronous actors and their learner: GIPO on data whose age is real. Needs Ray
 objective, no target and no buffer logic is here: the learner is GIPO, and so is what collects in an actor.
 """
 
+from sb3_gipo.remote.crew import cluster
 from sb3_gipo.remote.learner import AsyncGIPO
+from sb3_gipo.remote.tally import Tally
 
-__all__ = ["AsyncGIPO"]
+__all__ = ["AsyncGIPO", "Tally", "cluster"]

@@ -111,6 +111,8 @@ class AsyncGIPO(GIPO):
         self.max_restarts = max_restarts
         self.n_dropped = 0
         self.n_restarts = 0
+        #: Counts of the current or last run.
+        self.tally = Tally()
         self._n_started = 0
         self._crew: Crew | None = None
         self._makers: list[EnvMaker] | None = None
@@ -185,7 +187,7 @@ class AsyncGIPO(GIPO):
         by_actor = [self._makers[start : start + self.n_envs] for start in range(0, len(self._makers), self.n_envs)]
         with cluster(self.n_actors, self.cpus_per_actor):
             self._limiter = self._make_limiter()
-            self._tally = self._logged = Tally()
+            self.tally = self._logged = Tally()
             self._crew = Crew(
                 self._collecting_options(),
                 by_actor,
@@ -265,7 +267,7 @@ class AsyncGIPO(GIPO):
             self._limiter.starving = starving
             self._crew.wake()
         message = self._crew.receive()
-        self._tally.learner_waited += time.monotonic() - started
+        self.tally.learner_waited += time.monotonic() - started
         return message
 
     def _survive(self, loss: Loss) -> None:
@@ -294,9 +296,9 @@ class AsyncGIPO(GIPO):
             self._update_info_buffer(infos, dones)
         rollout_buffer.ingest(arrival.rollout)
         self._limiter.insert()
-        self._tally.transitions += arrival.rewards.size
-        self._tally.actors_waited += arrival.waited
-        self._tally.actors_collected += arrival.collected
+        self.tally.transitions += arrival.rewards.size
+        self.tally.actors_waited += arrival.waited
+        self.tally.actors_collected += arrival.collected
         callback.on_rollout_end()
         return True
 
@@ -306,7 +308,7 @@ class AsyncGIPO(GIPO):
         before = self.last_update
         super().train()
         drawn = 0 if self.last_update is None or self.last_update is before else len(self.last_update.lags)
-        self._tally.updates += 1
+        self.tally.updates += 1
         if self.policy_version % self.sync_every == 0:
             self._crew.publish(self.policy.state_dict(), self.policy_version)
         # After the weights: in lock-step this is the actor's turn.
@@ -319,7 +321,7 @@ class AsyncGIPO(GIPO):
 
         :param iteration: Current logging iteration
         """
-        now = self._tally.now()
+        now = self.tally.now()
         for name, value in now.since(self._logged).items():
             self.logger.record(f"async/{name}", value)
         self._logged = now
@@ -366,4 +368,4 @@ class AsyncGIPO(GIPO):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_crew", "_limiter", "_makers", "_tally", "_logged"]
+        return [*super()._excluded_save_params(), "_crew", "_limiter", "_makers", "tally", "_logged"]
