@@ -316,7 +316,8 @@ class StaleRolloutBuffer(RolloutBuffer):
         self._open_slot()
         for name, arrays in rollout.arrays.items():
             _write(self._storage[name], self._slot, arrays)
-        self._ends[self._slot] = rollout.end
+        # A copy: arrays that came through shared memory would hold all of theirs for as long as the window is.
+        self._ends[self._slot] = copy.deepcopy(rollout.end)
         self._versions[self._slot] = rollout.version
         self.pos, self.full = self.buffer_size, True
 

@@ -167,7 +167,9 @@ def test_a_rollout_travels_from_buffer_to_buffer(observation_space, action_space
         for buffer in (actor, here):
             buffer.remember_last(last, np.array([True, False]))
             buffer.compute_returns_and_advantage(th.ones(2), np.array([True, False]))
-        there.ingest(pickle.loads(pickle.dumps(actor.newest())))
+        rollout = pickle.loads(pickle.dumps(actor.newest()))
+        there.ingest(rollout)
+        assert there._ends[there._slot].observations is not rollout.end.observations
         np.testing.assert_array_equal(there._versions, here._versions)
         np.testing.assert_equal(there._storage, here._storage)
         for mine, theirs in zip(there.trajectories(), here.trajectories(), strict=True):

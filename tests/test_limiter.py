@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("ray")
 from sb3_gipo.remote.limiter import LockStepLimiter, RateLimiter, SampleRatioLimiter
 
 ROLLOUT, UPDATE = 10, 40

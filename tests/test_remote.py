@@ -368,6 +368,11 @@ def test_as_many_functions_as_environments():
         AsyncGIPO("MultiInputPolicy", makers, n_actors=2, envs_per_actor=2, **SMALL)
 
 
+def test_an_environment_is_not_what_makes_one():
+    with pytest.raises(TypeError, match=r"env must be what makes environments.* got <.*CartPole"):
+        AsyncGIPO("MlpPolicy", gym.make("CartPole-v1"), **SMALL)
+
+
 def test_data_that_may_be_stale_is_seen_again_also_with_a_window_of_one():
     model = AsyncGIPO("MlpPolicy", "CartPole-v1", **SMALL)
     assert model.replay_window == 1 and model._revalues_targets and model._moves_anchor

@@ -1,5 +1,6 @@
 import pytest
 
+pytest.importorskip("ray")
 from sb3_gipo.remote.tally import Tally
 
 

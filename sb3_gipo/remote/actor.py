@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_gipo.buffers import Rollout
 from sb3_gipo.gipo import GIPO
@@ -30,8 +30,13 @@ def env_makers(env: Environments, n_envs: int) -> list[EnvMaker]:
     :param env: what the user gave
     :param n_envs: how many environments are needed
     :return: a function for each
+    :raises TypeError: if it is an environment itself
     :raises ValueError: if there are not as many functions as environments
     """
+    if isinstance(env, gym.Env | VecEnv):
+        raise TypeError(
+            f"env must be what makes environments, a Gymnasium id or functions, as every actor has its own; got {env!r}"
+        )
     if isinstance(env, str):
         # The specification travels: the id need not be registered in the actors' processes.
         return [functools.partial(gym.make, gym.spec(env))] * n_envs

@@ -37,15 +37,11 @@ def cluster(n_actors: int, cpus_per_actor: float) -> Iterator[None]:
     :raises ValueError: if the cluster has not so many
     """
     starts = not ray.is_initialized()
-    if starts:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address := os.environ.get("RAY_ADDRESS"):
-            ray.init(address, **quiet)
-        else:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init("local", include_dashboard=False, **quiet)
     try:
-        asked, present = n_actors * cpus_per_actor, ray.cluster_resources().get("CPU", 0.0)
+        if starts:
+            _start_ray()
+        # Ray counts in ten-thousandths.
+        asked, present = round(n_actors * cpus_per_actor, 4), ray.cluster_resources().get("CPU", 0.0)
         if asked > present:
             raise ValueError(
                 f"{n_actors} actors with cpus_per_actor={cpus_per_actor:g} ask for {asked:g} CPUs, and the Ray cluster has "
@@ -56,6 +52,15 @@ def cluster(n_actors: int, cpus_per_actor: float) -> Iterator[None]:
     finally:
         if starts:
             ray.shutdown()
+
+
+def _start_ray() -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address, **quiet)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", include_dashboard=False, **quiet)
 
 
 class Loss(NamedTuple):
