@@ -262,7 +262,7 @@ def test_killed_actors_cost_at_most_their_unfinished_rollouts(cluster, kills):
     options = {**SMALL, "replay_window": 4, "samples_per_insert": 2.0, "max_restarts": 20}
     model, reaper = Observed("MultiInputPolicy", makers, n_actors=2, **options, **MANY), Reaper(kills)
     with pytest.warns(RuntimeWarning, match=r"the process of actor \d was lost: (.|\n)*actor is dead"):
-        model.learn(1_000_000, callback=reaper)
+        model.learn(16 * 1000 * kills, callback=reaper)
     assert reaper.killed == model.n_restarts == kills
     # The step at which the callback stopped was counted by SB3's rules, and its rollout left out.
     assert model.num_timesteps == 16 * len(model.ingested) + 1
@@ -353,6 +353,7 @@ def test_nothing_but_learning_needs_ray_to_run(tmp_path, monkeypatch):
         ({"max_restarts": -1}, "max_restarts must be at least 0, got -1"),
         ({"samples_per_insert": 0.0}, "samples_per_insert must be a positive finite number, or None, got 0.0"),
         ({"max_lag": -1}, "max_lag must be at least min_lag=0"),
+        ({"max_lag": 2, "sync_every": 4}, r"sync_every must be at most max_lag \+ 1 = 3, got 4"),
         ({"lock_step": True, "n_actors": 2}, "lock_step is .* got 2, 1 and None"),
         ({"lock_step": True, "samples_per_insert": 2.0}, "lock_step is .* got 1, 1 and 2.0"),
     ],

@@ -121,7 +121,6 @@ class Collector(GIPO):
             replay_window=1,
             **options,
         )
-
         self._steps = _StepRecorder()
         self._setup_learn(0, self._steps)
 

@@ -66,7 +66,7 @@ def _start_ray() -> None:
 class Loss(NamedTuple):
     """
     An actor was lost. ``text``: what happened, with the traceback if something raised. ``error``: None if another actor has
-    taken its place, else why none has.
+    taken its place, else what the run ends with.
     """
 
     text: str
@@ -196,8 +196,10 @@ class Crew:
     def _loss(self, place: int, error: BaseException) -> Loss:
         if isinstance(error, RayTaskError):
             self._errors += 1
-            hopeless = self._errors > self._max_restarts
-            return Loss(f"an environment or the policy of actor {place} raised:\n{error}", error if hopeless else None)
-        self._deaths[place] += 1
-        hopeless = self._deaths[place] > self._max_restarts
-        return Loss(f"the process of actor {place} was lost: {error}", error if hopeless else None)
+            losses, text = self._errors, f"an environment or the policy of actor {place} raised:\n{error}"
+        else:
+            self._deaths[place] += 1
+            losses, text = self._deaths[place], f"the process of actor {place} was lost: {error}"
+        if losses > self._max_restarts:
+            return Loss(f"gave up after {self._max_restarts} restarts: {text}", error)
+        return Loss(f"{text}\nAnother actor has taken its place", None)

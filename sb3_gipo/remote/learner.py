@@ -75,7 +75,7 @@ class AsyncGIPO(GIPO):
         wait only once twice as many rollouts as there are actors lie unread, and as many as the window holds
     :param max_lag: a rollout that is more policy versions old when it arrives is dropped, and one that becomes older in the
         window is no longer trained on, ≥ 0. None: no limit
-    :param sync_every: updates, ≥ 1, from one publication of the weights to the next
+    :param sync_every: updates, ≥ 1, from one publication of the weights to the next, ≤ ``max_lag + 1``
     :param lock_step: collect under the newest weights, update, publish, in turn: with one actor, the same parameters bit by
         bit as GIPO with the same seed and options
     :param cpus_per_actor: CPUs that each actor asks Ray for, ≥ 0; less than 1 for those that mostly wait for their
@@ -135,6 +135,11 @@ class AsyncGIPO(GIPO):
         if self.samples_per_insert is not None and not 0 < self.samples_per_insert < math.inf:
             raise ValueError(
                 f"samples_per_insert must be a positive finite number, or None, got {self.samples_per_insert!r}"
+            )
+        if self.max_lag is not None and 0 <= self.max_lag < self.sync_every - 1:
+            raise ValueError(
+                f"sync_every must be at most max_lag + 1 = {self.max_lag + 1}, got {self.sync_every}: "
+                "with older weights than that, actors would collect only what is dropped"
             )
         if self.lock_step and (self.n_actors, self.sync_every, self.samples_per_insert) != (1, 1, None):
             raise ValueError(
@@ -272,9 +277,9 @@ class AsyncGIPO(GIPO):
 
     def _survive(self, loss: Loss) -> None:
         if loss.error is not None:
-            raise RuntimeError(f"gave up after {self.max_restarts} restarts: {loss.text}") from loss.error
+            raise RuntimeError(loss.text) from loss.error
         self.n_restarts += 1
-        warnings.warn(f"{loss.text}\nAnother one has taken its place", RuntimeWarning, stacklevel=2)
+        warnings.warn(loss.text, RuntimeWarning, stacklevel=2)
 
     def _take_in(
         self,
