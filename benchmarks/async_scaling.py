@@ -17,8 +17,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import provenance
 from benchmarks.report import Table, markdown
-from benchmarks.speed import _spread
-from benchmarks.speed_report import _text, kind
+from benchmarks.speed import spread
+from benchmarks.speed_report import kind, spread_text
 from sb3_gipo import FixedLatency
 from sb3_gipo.remote import AsyncGIPO, cluster
 
@@ -142,9 +142,9 @@ def _row(
     return {
         "actors": n_actors,
         "samples_per_insert": samples_per_insert,
-        **{name: _spread(each) for name, each in numbers.items()},
-        "ratio_to_linear": _spread(rate / (alone * n_actors)),
-        "ratio_to_latency": _spread(rate * latency / n_actors),
+        **{name: spread(each) for name, each in numbers.items()},
+        "ratio_to_linear": spread(rate / (alone * n_actors)),
+        "ratio_to_latency": spread(rate * latency / n_actors),
     }
 
 
@@ -165,7 +165,7 @@ def tables(measured: dict[str, Any]) -> list[Table]:
         (
             str(row["actors"]),
             f"{row['samples_per_insert']:g}",
-            *(_text(row[name], digits) for name, digits in columns.values()),
+            *(spread_text(row[name], digits) for name, digits in columns.values()),
         )
         for row in measured["rows"]
     ]

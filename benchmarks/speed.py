@@ -29,7 +29,7 @@ from benchmarks.run import make_model
 from benchmarks.spec import load_suite, plan
 from sb3_gipo import GIPO
 
-__all__ = ["AXES", "CASES", "COMPONENTS", "Case", "measure"]
+__all__ = ["AXES", "CASES", "COMPONENTS", "Case", "measure", "spread"]
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ def _scaling(axis: str, sizes: Iterable[int], repetitions: int) -> list[dict[str
             {
                 "axis": axis,
                 "size": size,
-                "microseconds_per_transition": _spread(1e6 * collecting / transitions),
-                "microseconds_per_gradient_step": _spread(1e6 * training / gradient_steps),
+                "microseconds_per_transition": spread(1e6 * collecting / transitions),
+                "microseconds_per_gradient_step": spread(1e6 * training / gradient_steps),
                 "bytes_per_transition": round(model.rollout_buffer.nbytes / (transitions * model.replay_window), 1),
             }
         )
@@ -319,19 +319,23 @@ def _row(case: Case, turns: dict[str, list[float]], components: list[Counter[str
     update = np.array([sum(each[name] for name in _UPDATE) for each in components]) / case.iterations
     return {
         "case": case.name,
-        "iteration_seconds": _spread(iteration),
+        "iteration_seconds": spread(iteration),
         "component_seconds": {
-            name: _spread(np.array([each[name] for each in components]) / case.iterations) for name in COMPONENTS
+            name: spread(np.array([each[name] for each in components]) / case.iterations) for name in COMPONENTS
         },
-        "floor_seconds": {"matrices": _spread(matrices), "simulation": _spread(simulation)},
+        "floor_seconds": {"matrices": spread(matrices), "simulation": spread(simulation)},
         # Without a simulator the floor would be the matrices alone, and the environment's Python would count as waste.
-        "ratio_to_floor": _spread(iteration / (matrices + simulation)) if simulation.any() else None,
-        "update_ratio_to_matrices": _spread(update / matrices) if matrices.all() else None,
-        "ratio_to_ppo": _spread(gipo / ppo),
+        "ratio_to_floor": spread(iteration / (matrices + simulation)) if simulation.any() else None,
+        "update_ratio_to_matrices": spread(update / matrices) if matrices.all() else None,
+        "ratio_to_ppo": spread(gipo / ppo),
     }
 
 
-def _spread(numbers: np.ndarray) -> dict[str, float]:
+def spread(numbers: np.ndarray) -> dict[str, float]:
+    """
+    :param numbers: one for each turn
+    :return: their median, the lowest and the highest, to four significant digits
+    """
     ends = {"median": np.median(numbers), "low": numbers.min(), "high": numbers.max()}
     return {name: float(f"{number:.4g}") for name, number in ends.items()}
 

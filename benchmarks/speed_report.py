@@ -12,7 +12,7 @@ from benchmarks.figures import COLOURS, RC
 from benchmarks.report import Table, markdown
 from benchmarks.speed import AXES, COMPONENTS
 
-__all__ = ["LEGEND", "kind", "tables", "write"]
+__all__ = ["LEGEND", "kind", "spread_text", "tables", "write"]
 
 LEGEND = (
     "CPU seconds of one process with one torch thread: medians [lowest, highest turn].",
@@ -39,10 +39,10 @@ def tables(measured: dict[str, Any]) -> list[Table]:
     ratios = [
         (
             row["case"],
-            _text(row["iteration_seconds"], 3),
-            _text(row["ratio_to_ppo"], 2),
-            _text(row["ratio_to_floor"], 2),
-            _text(row["update_ratio_to_matrices"], 2),
+            spread_text(row["iteration_seconds"], 3),
+            spread_text(row["ratio_to_ppo"], 2),
+            spread_text(row["ratio_to_floor"], 2),
+            spread_text(row["update_ratio_to_matrices"], 2),
         )
         for row in cases
     ]
@@ -59,8 +59,8 @@ def tables(measured: dict[str, Any]) -> list[Table]:
         (
             _NAMES[row["axis"]],
             str(row["size"]),
-            _text(row["microseconds_per_transition"], 0),
-            _text(row["microseconds_per_gradient_step"], 0),
+            spread_text(row["microseconds_per_transition"], 0),
+            spread_text(row["microseconds_per_gradient_step"], 0),
             f"{row['bytes_per_transition']:.1f}",
         )
         for row in measured["scaling"]
@@ -84,7 +84,12 @@ def tables(measured: dict[str, Any]) -> list[Table]:
     ]
 
 
-def _text(spread: dict[str, float] | None, digits: int) -> str:
+def spread_text(spread: dict[str, float] | None, digits: int) -> str:
+    """
+    :param spread: from :func:`benchmarks.speed.spread`; None where nothing was measured
+    :param digits: after the decimal point
+    :return: the median with the lowest and the highest turn
+    """
     if spread is None:
         return "–"
     return f"{spread['median']:.{digits}f} [{spread['low']:.{digits}f}, {spread['high']:.{digits}f}]"
