@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from benchmarks.spec import choose
 from sb3_gipo.wrappers import TokenizeAction
 
-__all__ = ["check_task", "environment_seed", "evaluation_seed", "expert", "learner_seed", "make_env"]
+__all__ = ["OwnSeed", "check_task", "environment_seed", "evaluation_seed", "expert", "learner_seed", "make_env"]
 
 _ENVIRONMENT, _LEARNER, _EVALUATION = 0, 1, 2
 
@@ -123,6 +123,23 @@ class _SuccessInfo(gym.Wrapper):
         self._succeeded = self._succeeded or now
         successes = {"is_success": self._succeeded, "is_success_last": now}
         return observation, reward, terminated, truncated, successes
+
+
+class OwnSeed(gym.Wrapper):
+    """
+    An environment that takes its own seed at its first reset, and no other: who resets it need not know the rule above.
+
+    :param env: the environment
+    :param seed: from :func:`environment_seed`
+    """
+
+    def __init__(self, env: gym.Env, seed: int):
+        super().__init__(env)
+        self._seed: int | None = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        seed, self._seed = self._seed, None
+        return self.env.reset(seed=seed, options=options)
 
 
 def expert(task: str) -> Callable[[np.ndarray], np.ndarray] | None:

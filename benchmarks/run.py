@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import sb3_gipo
 from benchmarks import envs, provenance
 from benchmarks.checkpoints import Checkpointer, Checkpoints, Stopwatch
 from benchmarks.spec import Algorithm, BenchmarkError, OutsideAlgorithm, Run, WarmupCosine, choose
@@ -24,6 +26,7 @@ from sb3_gipo import (
     GIPO,
     SAPO,
     CauchyTrust,
+    FixedLatency,
     GaussianTrust,
     LaplaceTrust,
     NoClip,
@@ -83,13 +86,14 @@ def execute(
     th.set_num_threads(1)
     stopwatch = Stopwatch()
     model = make_model(run)
-    recorder = _Recorder(progress)
+    recorder = _Recorder(progress, timed=run.staleness.actors is not None)
     callbacks: list[BaseCallback] = [recorder]
     utilization = None
     if isinstance(model, GIPO):
         utilization = UtilizationRecorder()
         callbacks.append(utilization)
-        if checkpoints is not None:
+        # What actors are in the middle of cannot be kept, and their runs are measured by the clock.
+        if checkpoints is not None and run.staleness.actors is None:
             checkpointer = Checkpointer(run, checkpoints, recorder, utilization, stopwatch)
             model = checkpointer.resume(model, lambda: make_model(run))
             callbacks.append(checkpointer)
@@ -135,31 +139,59 @@ def make_model(run: Run) -> OnPolicyAlgorithm:
     :param run: what to run
     :return: the model: a GIPO, or the outside algorithm's own class
     """
-    environment = _make_envs(run, envs.environment_seed, run.suite.environment.n_envs)
-    algorithm = run.suite.algorithms[run.algorithm]
-    arguments = _arguments(run) | {
-        "env": environment,
-        "seed": envs.learner_seed(run.seed, run.repeat),
-        "device": "cpu",
-    }
-    model: OnPolicyAlgorithm
-    if isinstance(algorithm, OutsideAlgorithm):
-        model = _make_outside(_OUTSIDE[algorithm.outside], arguments)
-    else:
-        model = GIPO(surrogate=_surrogate(algorithm), **run.staleness.model_dump(exclude={"settings"}), **arguments)
-    # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
-    environment.seed(envs.environment_seed(run.seed))
+    model = _make_asynchronous(run) if run.staleness.actors else _make_synchronous(run)
     # Only the recorder reads what is logged.
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
 
-def _make_envs(run: Run, seed_of: Callable[[int, int], int], copies: int) -> DummyVecEnv:
-    def make(copy: int) -> gym.Env:
-        environment = run.suite.environment
-        return envs.make_env(run.task, seed_of(run.seed, copy), environment.reward_scale, environment.action_bins)
+def _make_synchronous(run: Run) -> OnPolicyAlgorithm:
+    environment = _make_envs(run, envs.environment_seed, run.suite.environment.n_envs)
+    algorithm = run.suite.algorithms[run.algorithm]
+    arguments = _arguments(run) | {"env": environment}
+    model: OnPolicyAlgorithm
+    if isinstance(algorithm, OutsideAlgorithm):
+        model = _make_outside(_OUTSIDE[algorithm.outside], arguments)
+    else:
+        model = GIPO(surrogate=_surrogate(algorithm), **_window(run), **arguments)
+    # The model has seeded its environment with the learner's seed; the environment depends on its own alone.
+    environment.seed(envs.environment_seed(run.seed))
+    return model
 
-    environments = DummyVecEnv([partial(make, copy) for copy in range(copies)])
+
+def _make_asynchronous(run: Run) -> OnPolicyAlgorithm:
+    actors, n_envs = run.staleness.actors, run.suite.environment.n_envs
+    assert actors is not None
+    return sb3_gipo.AsyncGIPO(
+        env=[partial(_make_env_of_actor, run, copy) for copy in range(actors.n_actors * n_envs)],
+        envs_per_actor=n_envs,
+        # They wait for their environments, and share the processor.
+        cpus_per_actor=0,
+        surrogate=_surrogate(run.suite.algorithms[run.algorithm]),
+        **actors.model_dump(exclude={"step_latency"}),
+        **_window(run),
+        **_arguments(run),
+    )
+
+
+def _window(run: Run) -> dict[str, Any]:
+    return run.staleness.model_dump(include={"replay_window", "min_lag"})
+
+
+def _make_env(run: Run, seed_of: Callable[[int, int], int], copy: int) -> gym.Env:
+    environment = run.suite.environment
+    return envs.make_env(run.task, seed_of(run.seed, copy), environment.reward_scale, environment.action_bins)
+
+
+def _make_env_of_actor(run: Run, copy: int) -> gym.Env:
+    seed = envs.environment_seed(run.seed, copy)
+    return FixedLatency(
+        envs.OwnSeed(_make_env(run, envs.environment_seed, copy), seed), run.staleness.actors.step_latency
+    )
+
+
+def _make_envs(run: Run, seed_of: Callable[[int, int], int], copies: int) -> DummyVecEnv:
+    environments = DummyVecEnv([partial(_make_env, run, seed_of, copy) for copy in range(copies)])
     environments.seed(seed_of(run.seed, 0))
     return environments
 
@@ -171,7 +203,7 @@ def _surrogate(algorithm: Algorithm) -> Surrogate:
 
 def _arguments(run: Run) -> dict[str, Any]:
     learner = run.learner
-    arguments = learner.model_dump()
+    arguments = learner.model_dump() | {"seed": envs.learner_seed(run.seed, run.repeat), "device": "cpu"}
     for name in ("learning_rate", "value_learning_rate"):
         rate = getattr(learner, name)
         if isinstance(rate, WarmupCosine):
@@ -196,7 +228,8 @@ def _play_out(model: OnPolicyAlgorithm, run: Run) -> list[dict[str, Any]]:
     """The episodes under way when training ended, one for each environment, in the order in which they end."""
     environment, observations = model.get_env(), model._last_obs
     episodes: dict[int, dict[str, Any]] = {}
-    for _ in range(run.suite.budget // environment.num_envs):
+    # Those of asynchronous actors ended with them.
+    for _ in range(0 if run.staleness.actors else run.suite.budget // environment.num_envs):
         observations, _, dones, infos = environment.step(model.predict(observations, deterministic=False)[0])
         for copy in np.flatnonzero(dones):
             episodes.setdefault(int(copy), infos[copy]["episode"])
@@ -238,6 +271,8 @@ def _success(episodes: list[dict[str, Any]], key: str) -> float | None:
 
 def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
     """Multipliers of the whole run in buckets of lags: one for each lag, or at most 40 that grow geometrically."""
+    # Actors' rollouts age by the learner's updates, however few there are in the window.
+    window = max(window, len(seen.counts))
     first = np.arange(window)
     if window > 40:
         first = np.unique(np.geomspace(1, window + 1, 41).astype(int)[:-1]) - 1
@@ -260,15 +295,22 @@ def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
 
 
 class _Recorder(BaseCallback):
-    """Writes the learning curve: one row an iteration, closed when the update that follows its rollout is done."""
+    """
+    Writes the learning curve: one row a rollout, closed when the next one begins, after the updates between them. Timed, it
+    also holds the seconds since the first rollout began, or arrived.
+    """
 
-    def __init__(self, progress: Callable[[int], None]):
+    def __init__(self, progress: Callable[[int], None], timed: bool = False):
         super().__init__()
         self.progress = progress
+        self.timed = timed
+        self._began: float | None = None
         self.episodes: list[dict[str, Any]] = []
         self.curve: dict[str, list[Any]] = {
             name: [] for name in ("steps", "return", "success", "success_last", *DIAGNOSTICS)
         }
+        if timed:
+            self.curve["seconds"] = []
         self._finished: list[dict[str, Any]] = []
 
     def _on_step(self) -> bool:
@@ -276,6 +318,8 @@ class _Recorder(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
+        if self.timed and self._began is None:
+            self._began = time.monotonic()
         self._close_row()
 
     def _on_training_end(self) -> None:
@@ -293,6 +337,8 @@ class _Recorder(BaseCallback):
         }
         logged = self.logger.name_to_value
         row |= {name: _short(logged[f"train/{name}"]) if f"train/{name}" in logged else None for name in DIAGNOSTICS}
+        if self.timed:
+            row["seconds"] = _short(time.monotonic() - self._began)
         for name, value in row.items():
             self.curve[name].append(value)
         self.episodes += self._finished

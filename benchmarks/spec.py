@@ -161,17 +161,38 @@ Algorithm = Annotated[
 ]
 
 
+class Actors(_Frozen):
+    """
+    Collection by asynchronous actors: the arguments of :class:`sb3_gipo.AsyncGIPO`, whose names and defaults these are. Each
+    actor has the suite's ``n_envs`` environments.
+
+    :param n_actors: how many collect at the same time
+    :param samples_per_insert: how often a transition is drawn on average; None: learner and actors run free
+    :param max_lag: policy versions after which a rollout is dropped; None: no limit
+    :param sync_every: updates from one publication of the weights to the next
+    :param step_latency: seconds that each step of an environment waits, as a robot or a heavy simulator would
+    """
+
+    n_actors: Count
+    samples_per_insert: Positive | None = None
+    max_lag: Annotated[int, Field(ge=0)] | None = None
+    sync_every: Count = 1
+    step_latency: NotNegative = 0.0
+
+
 class Regime(_Frozen):
     """
     How old the training data is.
 
     :param replay_window: rollouts kept, the newest included, >= 1; 1 is fresh data
     :param min_lag: policy versions a rollout waits before it is trained on, 0 <= min_lag < replay_window
+    :param actors: who collects; None: the learner itself, between its updates
     :param settings: entries of the suite's learner that are others under this regime, such as ``{n_steps = 10}``
     """
 
     replay_window: Count
     min_lag: Annotated[int, Field(ge=0)] = 0
+    actors: Actors | None = None
     settings: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
@@ -374,7 +395,8 @@ class Suite(_Frozen):
         chosen = self.algorithms[algorithm]
         if chosen.regimes is not None and regime not in chosen.regimes:
             return False
-        return not isinstance(chosen, OutsideAlgorithm) or self.regime_of(algorithm, regime).replay_window == 1
+        here = self.regime_of(algorithm, regime)
+        return not isinstance(chosen, OutsideAlgorithm) or (here.replay_window == 1 and here.actors is None)
 
     @property
     def identity(self) -> str:
@@ -415,7 +437,10 @@ class Run(_Frozen):
             "protocol": PROTOCOL,
             "task": self.task,
             "environment": suite.environment.model_dump(mode="json"),
-            "regime": self.staleness.model_dump(mode="json", exclude={"settings"}),
+            # What has no actors is what it was before there were any.
+            "regime": self.staleness.model_dump(
+                mode="json", exclude={"settings"}, exclude_none=self.staleness.actors is None
+            ),
             "algorithm": suite.algorithms[self.algorithm].model_dump(mode="json", exclude={"settings", "regimes"}),
             "learner": self.learner.model_dump(mode="json"),
             "budget": suite.budget,
@@ -429,6 +454,12 @@ class Run(_Frozen):
     def digest(self) -> str:
         """The SHA-256 of the configuration."""
         return digest(self.configuration)
+
+
+def _configured(regime: Regime) -> dict[str, Any]:
+    # Without actors, it is what it was before there were any: records made then remain valid.
+    left_out = {"settings"} if regime.actors else {"settings", "actors"}
+    return regime.model_dump(mode="json", exclude=left_out)
 
 
 def digest(configuration: dict[str, Any]) -> str:

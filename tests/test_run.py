@@ -144,6 +144,20 @@ def test_a_task_without_an_end_is_an_error(tmp_path):
         execute(plan(load_suite(write_suite(tmp_path, text)))[0])
 
 
+def test_actors_collect_in_processes_of_their_own(tmp_path):
+    pytest.importorskip("ray")
+    text = TINY.replace("replay_window = 3", "replay_window = 3\nactors = {n_actors = 2, samples_per_insert = 4.0}")
+    run = plan(load_suite(write_suite(tmp_path, text)), regimes=["stale"])[0]
+    record = execute(run)
+    curve = record["curve"]
+    # What actors have collected and the learner not yet taken in when the budget is reached is not in the record.
+    assert curve["steps"] == [64, 128, 192] and len(curve["seconds"]) == 3
+    assert 0 < curve["seconds"][0] <= curve["seconds"][1] <= curve["seconds"][2]
+    assert max(lag for lag in curve["lag_max"] if lag is not None) > 0
+    assert record["by_lag"]["last"][-1] >= 2 and sum(record["by_lag"]["count"]) > 0
+    assert record["configuration"]["regime"]["actors"]["samples_per_insert"] == 4.0
+
+
 def test_metaworld_trains(tmp_path):
     text = (
         TINY.replace("CartPole-v1", "button-press-v3").replace("n_steps = 64", "n_steps = 500").replace("192", "1000")

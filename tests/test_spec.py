@@ -82,6 +82,23 @@ def test_a_score_is_of_the_same_share_of_a_run_whatever_the_budget(tmp_path, bud
     assert load_suite(write_suite(tmp_path), budget=budget).score_episodes == episodes
 
 
+def test_actors_change_the_digest_and_what_has_none_is_what_it_was(tmp_path):
+    synchronous = plan(load_suite(write_suite(tmp_path)))[0]
+    assert synchronous.configuration["regime"] == {"replay_window": 1, "min_lag": 0}
+    text = TINY.replace("replay_window = 1", "replay_window = 1\nactors = {n_actors = 1}")
+    asynchronous = plan(load_suite(write_suite(tmp_path, text)))[0]
+    assert asynchronous.digest != synchronous.digest
+    assert asynchronous.configuration["regime"]["actors"]["n_actors"] == 1
+
+
+def test_an_outside_algorithm_has_no_actors(tmp_path):
+    text = TINY.replace("[algorithms.ppo]", '[algorithms.sb3]\noutside = "PPO"\n[algorithms.ppo]')
+    assert load_suite(write_suite(tmp_path, text)).runs_in("sb3", "fresh")
+    text = text.replace("replay_window = 1", "replay_window = 1\nactors = {n_actors = 1}")
+    with pytest.raises(BenchmarkError, match="sb3 runs in no regime"):
+        load_suite(write_suite(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
