@@ -15,7 +15,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

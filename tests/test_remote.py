@@ -394,6 +394,28 @@ AsyncGIPO("MlpPolicy", "CartPole-v1", n_actors=2, n_steps=16, batch_size=16).lea
 """
 
 
+ELSEWHERE = """
+import ray
+from sb3_gipo import AsyncGIPO
+
+def told(locals_, globals_):
+    print(ray.get_runtime_context().gcs_address)
+    return True
+
+AsyncGIPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, cpus_per_actor=0.1).learn(16, callback=told)
+print(ray.is_initialized())
+"""
+
+
+def test_the_cluster_of_ray_address_is_used_and_goes_on(cluster, monkeypatch):
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    run = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [address] * 16 + ["False"]
+    assert ray.cluster_resources()["CPU"] == 2
+
+
 def test_an_interrupt_leaves_no_process_behind():
     """Ray is the run's own here, and ends with it."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
