@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["POINTS", "WINDOW", "grid", "on_grid"]
+__all__ = ["POINTS", "WINDOW", "grid", "on_grid", "reached"]
 
 POINTS = 40
 #: Share of the budget that a point looks back.
@@ -41,3 +41,15 @@ def on_grid(steps: Sequence[int], values: Sequence[float | None], budget: int) -
     filled = np.where(count > 0, np.arange(POINTS), -1)
     last = np.maximum.accumulate(filled)
     return means[np.where(last < 0, filled[filled >= 0][:1], last)]
+
+
+def reached(steps: Sequence[int], seconds: Sequence[float], budget: int) -> np.ndarray:
+    """
+    When a run came to each grid point, steps between two iterations taken as evenly spread.
+
+    :param steps: environment steps after each iteration, ascending
+    :param seconds: since the run began, at the end of each
+    :param budget: environment steps of a run
+    :return: (POINTS,) seconds
+    """
+    return np.interp(grid(budget), [0, *steps], [0.0, *seconds])

@@ -58,7 +58,7 @@ COMMANDS: dict[str, Callable[[Study, str], dict[str, bytes]]] = {
 
 def _page(study: Study, origin: str) -> bytes:
     drawn = figures.write(study.suite, study.regimes, origin)
-    shown = {name: (title, drawn[f"{name}.svg"]) for name, (title, _) in figures.FIGURES.items()}
+    shown = {name: (figures.FIGURES[name][0], drawn[f"{name}.svg"]) for name in figures.drawn(study.suite)}
     return html.page(study.suite, study.regimes, study.spent, study.failed, shown, origin)
 
 

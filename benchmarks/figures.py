@@ -22,7 +22,7 @@ from benchmarks.scores import THRESHOLDS, AlgorithmScores, RegimeScores
 from benchmarks.spec import Suite
 from benchmarks.statistics import Band, Estimate
 
-__all__ = ["COLOURS", "FIGURES", "RC", "write"]
+__all__ = ["COLOURS", "FIGURES", "RC", "drawn", "write"]
 
 #: Most algorithms in a panel of lines.
 PANEL = 9
@@ -60,11 +60,11 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
     :param suite: the suite
     :param regimes: its scores
     :param origin: "made by `command` at commit ..."
-    :param names: only these of ``FIGURES``; empty for all
+    :param names: only these of ``FIGURES``; empty for all that the suite has numbers for
     :return: name to content, a PNG and an SVG of each
     """
     files = {}
-    for name in names or FIGURES:
+    for name in names or drawn(suite):
         title, draw = FIGURES[name]
         with matplotlib.rc_context(RC):
             figure = draw(suite, regimes)
@@ -82,6 +82,12 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
                 figure.savefig(content, format=suffix, metadata=metadata)
                 files[f"{name}.{suffix}"] = content.getvalue()
     return files
+
+
+def drawn(suite: Suite) -> list[str]:
+    """Which of ``FIGURES`` a suite has: one over wall time only if something in it waits for something else."""
+    timed = any(regime.actors for regime in suite.regimes.values())
+    return [name for name in FIGURES if timed or name != "clock"]
 
 
 def _iqm(suite: Suite, regimes: list[RegimeScores]) -> Figure:
@@ -145,13 +151,30 @@ def _profiles(suite: Suite, regimes: list[RegimeScores]) -> Figure:
 
 def _efficiency(suite: Suite, regimes: list[RegimeScores]) -> Figure:
     steps = curves.grid(suite.budget)
+    return _learning_curves(suite, regimes, lambda entry: steps, lambda axis: _over_training(axis, suite))
 
+
+def _clock(suite: Suite, regimes: list[RegimeScores]) -> Figure:
+    every = [entry.seconds for regime in regimes for entry in regime.algorithms if entry.seconds is not None]
+    # One scale: what one regime takes is to be seen beside the others.
+    longest = max((seconds[-1] for seconds in every), default=1.0)
+    return _learning_curves(
+        suite, regimes, lambda entry: entry.seconds, lambda axis: axis.set(xlim=(0, longest), xlabel="seconds")
+    )
+
+
+def _learning_curves(
+    suite: Suite,
+    regimes: list[RegimeScores],
+    positions: Callable[[AlgorithmScores], np.ndarray | None],
+    over: Callable[[Axes], object],
+) -> Figure:
     def draw(axis: Axes, field: str, entry: AlgorithmScores, style: Style) -> bool:
-        scores = getattr(entry, field)
-        return scores is not None and _line(axis, steps, scores.curve, style)
+        scores, where = getattr(entry, field), positions(entry)
+        return scores is not None and where is not None and _line(axis, where, scores.curve, style)
 
     def finish(axis: Axes, field: str) -> None:
-        _over_training(axis, suite)
+        over(axis)
         axis.set_ylabel(f"IQM, {NORMALISATIONS[field]}")
 
     return _lines(suite, regimes, list(NORMALISATIONS), draw, finish)
@@ -183,6 +206,7 @@ def _utilization(suite: Suite, regimes: list[RegimeScores]) -> Figure:
 FIGURES: dict[str, tuple[str, Callable[[Suite, list[RegimeScores]], Figure]]] = {
     "iqm": ("interquartile means, 95 % intervals", _iqm),
     "efficiency": ("sample efficiency, 95 % bands", _efficiency),
+    "clock": ("return over wall time (mean over runs), 95 % bands", _clock),
     "profiles": ("performance profiles, 95 % bands", _profiles),
     "improvement": ("probability of improvement, 95 % intervals", _improvement),
     "ranks": ("how often each ranks first, second, ... when seeds are resampled", _ranks),

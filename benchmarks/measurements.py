@@ -29,6 +29,8 @@ class Measurement:
     :param dead_fraction: (points,) share of samples without gradient; NaN where the algorithm does not tell
     :param ess: (points,) effective sample size, likewise
     :param log_ratio_p95: (points,) 95th percentile of |x|, likewise
+    :param lag: (points,) mean lag in policy versions, likewise
+    :param seconds: (points,) when the run came there; NaN if its steps were not timed
     :param lags: (buckets,) the middle of each bucket of lags; empty where the record has none
     :param multiplier: (buckets,) mean multiplier of the samples in each; NaN where there were none
     :param cpu_seconds: what the run took
@@ -42,6 +44,8 @@ class Measurement:
     dead_fraction: np.ndarray
     ess: np.ndarray
     log_ratio_p95: np.ndarray
+    lag: np.ndarray
+    seconds: np.ndarray
     lags: np.ndarray
     multiplier: np.ndarray
     cpu_seconds: float
@@ -64,16 +68,21 @@ def measure(run: Run, record: dict[str, Any]) -> Measurement:
         "dead_fraction": "dead_fraction",
         "ess": "ess",
         "log_ratio_p95": "log_ratio_abs_p95",
+        "lag": "lag_mean",
     }
     quantities = {
         name: curves.on_grid(curve["steps"], curve[column], run.suite.budget) for name, column in columns.items()
     }
+    timed = "seconds" in curve
     return Measurement(
         run=run,
         score=record["score"],
         success=record["success"],
         lags=(np.array(by_lag["first"], dtype=float) + np.array(by_lag["last"], dtype=float)) / 2,
         multiplier=np.array(by_lag["multiplier"], dtype=float),
+        seconds=curves.reached(curve["steps"], curve["seconds"], run.suite.budget)
+        if timed
+        else np.full(curves.POINTS, np.nan),
         cpu_seconds=record["cpu_seconds"],
         wall_seconds=record["wall_seconds"],
         **quantities,

@@ -66,7 +66,8 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
         "IQM over seeds x tasks (repeats averaged first); [95 %]: stratified bootstrap over seeds. Rank: by IQM min-max.",
         "runs: finished/planned. seeds: finished on all tasks; the numbers rest on these.",
         "median: over tasks. gap: optimality gap, mean shortfall below 1. area: mean of the IQM's learning curve.",
-        "|x|95: 95th percentile of the absolute log-ratio; it, dead fraction and ESS are those of the budget's last tenth.",
+        "|x|95: 95th percentile of the absolute log-ratio. lag: of the data, mean, in policy versions.",
+        "lag, |x|95, dead fraction and ESS are those of the budget's last tenth.",
         "docs/statistics.md defines every number.",
     ]
     for baseline in dict.fromkeys(regime.baseline for regime in regimes):
@@ -161,7 +162,7 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
         header = ("algorithm", *(str(rank) for rank in range(1, len(ranked) + 1)))
         rows = [(entry.algorithm, *(f"{share:.2f}" for share in entry.ranks or ())) for entry in ranked]
         yield Table(f"{where}: share of resamples in each rank by IQM min-max", header, rows)
-    header = ("algorithm", "|x|95", "largest |x|95", "dead fraction", "ESS", "CPU s/run", "wall s/run")
+    header = ("algorithm", "lag", "|x|95", "largest |x|95", "dead fraction", "ESS", "CPU s/run", "wall s/run")
     ended = [_diagnostics_row(entry.algorithm, entry.diagnostics) for entry in regime.algorithms if entry.diagnostics]
     if ended:
         yield Table(f"{where}: how runs ended, what one costs", header, ended)
@@ -195,6 +196,7 @@ def _aggregates_row(entry: AlgorithmScores, scores: NormalisedScores | None, com
 def _diagnostics_row(algorithm: str, diagnostics: Diagnostics) -> tuple[str, ...]:
     return (
         algorithm,
+        _text(diagnostics.lag, 1),
         _text(diagnostics.log_ratio_p95, 2),
         _text(diagnostics.largest_log_ratio_p95, 2),
         _text(diagnostics.dead_fraction, 3),

@@ -99,9 +99,10 @@ class Utilization:
 @dataclass(frozen=True)
 class Diagnostics:
     """
-    How an algorithm's finished runs ended, and what they cost. The first four describe the last tenth of the budget, and are
+    How an algorithm's finished runs ended, and what they cost. The first five describe the last tenth of the budget, and are
     None for algorithms that do not tell.
 
+    :param lag: in policy versions, mean over runs
     :param log_ratio_p95: 95th percentile of the absolute log-ratio |x|, mean over runs
     :param largest_log_ratio_p95: of the run where it is largest
     :param dead_fraction: share of samples without gradient, mean over runs
@@ -110,6 +111,7 @@ class Diagnostics:
     :param wall_seconds: likewise
     """
 
+    lag: float | None
     log_ratio_p95: float | None
     largest_log_ratio_p95: float | None
     dead_fraction: float | None
@@ -136,6 +138,8 @@ class AlgorithmScores:
     :param ranks: how often it ranks first, second, ... by min-max IQM under the bootstrap; None too where the ranked
         algorithms have fewer than two finished seeds in common
     :param utilization: None too for algorithms that do not tell
+    :param seconds: (points,) when it came to each point of the grid of environment steps, mean over runs; None too where
+        steps are not timed
     :param diagnostics: of all finished runs; None if there are none
     :param tasks: task to its scores
     """
@@ -152,6 +156,7 @@ class AlgorithmScores:
     improvement: Estimate | None
     ranks: list[float] | None
     utilization: Utilization | None
+    seconds: np.ndarray | None
     diagnostics: Diagnostics | None
     tasks: dict[str, TaskScores]
 
@@ -235,6 +240,7 @@ def _score_regime(runs: RegimeRuns, ends: np.ndarray | None, baseline: str | Non
     entries = [_entry(runs, name) for name in runs.algorithms if name not in raw]
     for name, matrix in raw.items():
         success = runs.matrix(name, lambda each: each.success)
+        seconds = runs.matrix(name, lambda each: each.seconds)
         entries.append(
             replace(
                 _entry(runs, name),
@@ -243,6 +249,7 @@ def _score_regime(runs: RegimeRuns, ends: np.ndarray | None, baseline: str | Non
                 improvement=_improvement(runs, raw, name, baseline),
                 ranks=ranks.get(name),
                 utilization=_utilization(runs, name),
+                seconds=None if np.isnan(seconds).any() else seconds.mean(axis=(0, 1)),
                 **{kind: of_kind[name] for kind, of_kind in normalised.items()},
             )
         )
@@ -276,6 +283,7 @@ def _entry(runs: RegimeRuns, algorithm: str) -> AlgorithmScores:
         improvement=None,
         ranks=None,
         utilization=None,
+        seconds=None,
         diagnostics=_diagnostics(every) if every else None,
         tasks=tasks,
     )
@@ -287,6 +295,7 @@ def _diagnostics(done: list[Measurement]) -> Diagnostics:
         return None if np.isnan(last).any() else float(aggregate(last))
 
     return Diagnostics(
+        lag=over_runs("lag", np.mean),
         log_ratio_p95=over_runs("log_ratio_p95", np.mean),
         largest_log_ratio_p95=over_runs("log_ratio_p95", np.max),
         dead_fraction=over_runs("dead_fraction", np.mean),

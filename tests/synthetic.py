@@ -6,6 +6,7 @@ from benchmarks.run import DIAGNOSTICS
 from benchmarks.spec import Suite, plan
 from benchmarks.store import Store
 
+ACTORS = {f"actors{n}": {"replay_window": 8, "actors": {"n_actors": n}} for n in (1, 4)}
 SURROGATES = {"ppo": {"surrogate": "ppo_clip"}, "sapo": {"surrogate": "sapo"}, "no-clip": {"surrogate": "no_clip"}}
 
 
@@ -41,6 +42,9 @@ def record_of(run, returns, success=None, utilization=True, cpu_seconds=60.0):
     nothing = [None] * length
     curve = {"steps": [run.suite.rollout * (i + 1) for i in range(length)], "return": list(returns)}
     curve |= {"success": nothing, "success_last": nothing} | {name: nothing for name in DIAGNOSTICS}
+    if run.staleness.actors is not None:
+        # So many steps a second, each.
+        curve["seconds"] = [steps / (100 * run.staleness.actors.n_actors) for steps in curve["steps"]]
     record = {
         "run": run.id,
         "digest": run.digest,
@@ -56,6 +60,7 @@ def record_of(run, returns, success=None, utilization=True, cpu_seconds=60.0):
     }
     if utilization:
         ramp = np.linspace(0, 0.6 * (1 - 1 / window), length)
+        curve |= {"lag_mean": [(window - 1) / 2] * length}
         curve |= {"dead_fraction": ramp.tolist(), "ess": (1 - ramp).tolist(), "log_ratio_abs_p95": (2 * ramp).tolist()}
         lags = list(range(window))
         record["by_lag"] = {

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import SURROGATES, make_suite, realistic
+from synthetic import ACTORS, SURROGATES, make_suite, realistic
 
 from benchmarks import figures, scores
 from benchmarks.measurements import measure
@@ -31,7 +31,9 @@ def words(svg):
 
 
 def test_each_figure_is_there_twice_and_names_its_origin(files):
-    assert list(files) == [f"{name}.{suffix}" for name in figures.FIGURES for suffix in ("png", "svg")]
+    assert list(files) == [
+        f"{name}.{suffix}" for name in figures.FIGURES if name != "clock" for suffix in ("png", "svg")
+    ]
     for name, content in files.items():
         if name.endswith(".png"):
             image = Image.open(io.BytesIO(content))
@@ -58,7 +60,7 @@ def test_the_same_scores_give_the_same_bytes_whatever_the_commit(files):
 
 
 def test_figures_say_what_they_show(files):
-    found = {name: words(files[f"{name}.svg"]) for name in figures.FIGURES}
+    found = {name: words(files[f"{name}.svg"]) for name in figures.drawn(SUITE)}
     for name, texts in found.items():
         assert {"fresh", "stale"} <= set(texts), "a panel for each regime"
         # The outside algorithm has no runs on stale data.
@@ -69,6 +71,17 @@ def test_figures_say_what_they_show(files):
         "it does not tell how it uses its data"
     )
     assert {"dead fraction", "effective sample size", "lag (policy versions)"} <= set(found["utilization"])
+
+
+def test_what_waits_for_its_environments_is_drawn_over_wall_time():
+    """Four actors make 400 steps a second, one makes 100: they end after 50 and 200 of the figure's 200 seconds."""
+    suite = make_suite(regimes=ACTORS, algorithms={name: SURROGATES[name] for name in ("ppo", "sapo")})
+    regimes = scored(suite)
+    assert [regime.algorithms[0].seconds[-1] for regime in regimes] == pytest.approx([200.0, 50.0])
+    assert regimes[0].algorithms[0].seconds[0] == pytest.approx(5.0)
+    assert scored()[0].algorithms[0].seconds is None
+    texts = words(figures.write(suite, regimes, ORIGIN)["clock.svg"])
+    assert texts.count("seconds") == 4 and texts.count("200") == 4 and "IQM, absolute" in texts
 
 
 def test_the_rank_figure_shows_the_shares(files):

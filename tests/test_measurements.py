@@ -16,6 +16,15 @@ def test_what_is_taken_from_a_record():
     assert found.lags.tolist() == list(range(8)) and found.multiplier[1] == 0.9
 
 
+def test_the_clock_runs_evenly_between_two_iterations():
+    run = plan(make_suite(), regimes=["stale"])[0]
+    record = record_of(run, [10.0] * 2)
+    assert np.isnan(measure(run, record).seconds).all()
+    record["curve"] |= {"steps": [5000, 20_000], "seconds": [100.0, 130.0]}
+    found = measure(run, record).seconds
+    assert found[[0, 9, 19, 39]].tolist() == [10.0, 100.0, 110.0, 130.0]
+
+
 def test_records_that_tell_nothing_of_utilization_are_read():
     run = plan(make_suite())[0]
     for by_lag in (None, "absent"):
