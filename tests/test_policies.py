@@ -65,6 +65,7 @@ def test_the_published_network():
         "Linear(in_features=256, out_features=1",
     ]
     assert type(policy.optimizer) is th.optim.AdamW and policy.optimizer.defaults["weight_decay"] == 0
+    assert policy.optimizer.defaults["fused"]
     weight = policy.action_net.weight
     assert weight.abs().max() <= 512**-0.5 and weight.std() > 0.5 * 512**-0.5, "PyTorch's own initialization is uniform"
 
