@@ -102,6 +102,9 @@ AXES = {
 COMPONENTS = ("environment", "inference", "buffer", "targets", "forward", "backward", "optimizer", "logging", "rest")
 
 
+#: A turn of one learner takes a fraction of a second: so many of them for one of the others.
+_SHORT = 5
+
 #: What a process of :func:`_turns_of_workers` keeps from turn to turn.
 _worker: dict[str, Any] = {}
 
@@ -212,18 +215,21 @@ def _scaling(axis: str, sizes: Iterable[int], repetitions: int) -> list[dict[str
         turns = _turns_of_workers(sizes, repetitions)
     else:
         models = {size: _learner(**{axis: size}) for size in sizes}
-        turns = _turns(models, repetitions)
+        turns = _turns(models, _SHORT * repetitions)
     rows = []
+    first = None
     for size, model in models.items():
         collecting, training = np.array(turns[size]).T
         transitions = model.n_steps * model.n_envs
-        gradient_steps = model.n_epochs * transitions // model.batch_size
+        step = training / (model.n_epochs * transitions // model.batch_size)
+        first = step if first is None else first
         rows.append(
             {
                 "axis": axis,
                 "size": size,
                 "microseconds_per_transition": spread(1e6 * collecting / transitions),
-                "microseconds_per_gradient_step": spread(1e6 * training / gradient_steps),
+                "microseconds_per_gradient_step": spread(1e6 * step),
+                "gradient_step_ratio_to_first": spread(step / first),
                 "bytes_per_transition": round(model.rollout_buffer.nbytes / (transitions * model.replay_window), 1),
             }
         )

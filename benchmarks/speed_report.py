@@ -19,6 +19,7 @@ LEGEND = (
     "floor: bare mj_step at the task's frame skip, and bare matrix products of all linear layers, forward and backward.",
     "x PPO: SB3's PPO with as many environment and gradient steps of the same size. update: forward, backward, optimizer.",
     "environments, window, minibatch: of one learner. workers: as many processes with a learner each, at the same moment.",
+    "x first: a gradient step's cost over that of the first size in the same turn.",
     "Only ratios mean anything on another machine.",
 )
 _NAMES = {"n_envs": "environments", "replay_window": "window", "batch_size": "minibatch", "workers": "workers"}
@@ -61,6 +62,7 @@ def tables(measured: dict[str, Any]) -> list[Table]:
             str(row["size"]),
             spread_text(row["microseconds_per_transition"], 0),
             spread_text(row["microseconds_per_gradient_step"], 0),
+            spread_text(row["gradient_step_ratio_to_first"], 2),
             f"{row['bytes_per_transition']:.1f}",
         )
         for row in measured["scaling"]
@@ -78,7 +80,7 @@ def tables(measured: dict[str, Any]) -> list[Table]:
         ),
         Table(
             "MlpPolicy on CartPole-v1, as one number grows",
-            ("axis", "size", "µs/transition collected", "µs/gradient step", "bytes/transition"),
+            ("axis", "size", "µs/transition collected", "µs/gradient step", "x first", "bytes/transition"),
             scaling,
         ),
     ]
@@ -128,10 +130,8 @@ def _figure(measured: dict[str, Any], origin: str) -> bytes:
         figure.legend(loc="outside lower center", ncols=len(COMPONENTS), handles=parts.containers)
         for axis, colour, marker in zip(AXES, COLOURS, "osD^", strict=False):
             grown = [row for row in measured["scaling"] if row["axis"] == axis]
-            steps = np.array([row["microseconds_per_gradient_step"]["median"] for row in grown])
-            growth.plot(
-                [row["size"] for row in grown], steps / steps[0], marker=marker, color=colour, label=_NAMES[axis]
-            )
+            ratios = [row["gradient_step_ratio_to_first"]["median"] for row in grown]
+            growth.plot([row["size"] for row in grown], ratios, marker=marker, color=colour, label=_NAMES[axis])
         growth.set(xscale="log", yscale="log", xlabel="size", ylabel="cost of a gradient step, smallest size = 1")
         growth.legend()
         figure.suptitle("Where an iteration's time goes, and how a gradient step's cost grows")

@@ -51,6 +51,15 @@ def test_both_do_the_same_work(clock, small):
     assert row["ratio_to_floor"] is None, "the clock does not see the simulation"
 
 
+def test_a_cost_is_compared_with_that_of_the_same_turn(monkeypatch):
+    """A machine on which every measurement takes twice as long as the one before, and window 4 three times as long."""
+    costs = iter(2.0**turn * factor for turn in range(5) for factor in (1, 3))
+    monkeypatch.setattr(speed, "_collect_and_train", lambda model, callback: (1.0, next(costs)))
+    scaling = measure([], {"replay_window": [1, 4]}, repetitions=1)["scaling"]
+    assert scaling[0]["gradient_step_ratio_to_first"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert scaling[1]["gradient_step_ratio_to_first"] == {"median": 3.0, "low": 3.0, "high": 3.0}
+
+
 @pytest.mark.parametrize("name", speed.CASES)
 def test_every_case_compares_equal_numbers_of_steps(name):
     case = speed.CASES[name]()
