@@ -127,7 +127,8 @@ class _SuccessInfo(gym.Wrapper):
 
 class OwnSeed(gym.Wrapper):
     """
-    An environment that takes its own seed at its first reset, and no other: who resets it need not know the rule above.
+    An environment that takes its own seed at its first reset, and no other: who resets it need not know the rule above. One
+    that is made again, for an actor that was lost, begins again.
 
     :param env: the environment
     :param seed: from :func:`environment_seed`

@@ -235,9 +235,8 @@ def _play_out(model: OnPolicyAlgorithm, run: Run) -> list[dict[str, Any]]:
             episodes.setdefault(int(copy), infos[copy]["episode"])
         if len(episodes) == environment.num_envs:
             return list(episodes.values())
-    raise BenchmarkError(
-        f"{run.id}: no episode ended within the budget of {run.suite.budget} steps, nor within as many after it"
-    )
+    after = "" if run.staleness.actors else ", nor within as many after it"
+    raise BenchmarkError(f"{run.id}: no episode ended within the budget of {run.suite.budget} steps{after}")
 
 
 def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:

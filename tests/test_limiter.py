@@ -75,3 +75,13 @@ def test_a_starving_learner_is_fed_whatever_was_promised():
     assert limiter.admit()
     limiter.insert()
     assert not limiter.admit(), "it is no longer starving"
+
+
+def test_feeding_a_starving_learner_breaks_no_promise_before_it_has_read():
+    """The first rollouts have arrived and lie unread: with one more of each actor the balance would be lost."""
+    limiter = ratio(30)
+    limiter.starving = True
+    assert [limiter.admit() for _ in range(4)] == [True, True, True, False]
+    for _ in range(3):
+        limiter.insert()
+    assert limiter.ahead >= -limiter.tolerance

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -284,6 +285,24 @@ def _slow_numbered(seconds):
     return FixedLatency(Numbered(0), seconds)
 
 
+def _late(number, seconds):
+    time.sleep(seconds)
+    return FixedLatency(Numbered(number), 0.005)
+
+
+def test_an_actor_that_was_long_in_the_making_begins_with_the_newest_weights(cluster):
+    """The second actor's environment takes seconds to make, in which the learner has gone on with the first one's data."""
+    makers = [functools.partial(_late, 0, 0.0), functools.partial(_late, 1, 3.0)]
+    options = {**SMALL, "n_epochs": 1, "replay_window": 2}
+    model = Observed("MultiInputPolicy", makers, n_actors=2, **options, **MANY)
+
+    def until_both_have_come(*_):
+        return len({rollout.arrays["observations"]["life"][0, 0, 0] for rollout in model.ingested}) < 2
+
+    model.learn(100_000, callback=until_both_have_come)
+    assert model.ingested[-1].version > 10
+
+
 def test_an_environment_that_raises_is_shown_and_stops_the_run_in_the_end(cluster):
     model = AsyncGIPO("MlpPolicy", lambda: Breaking(gym.make("CartPole-v1")), max_restarts=1, **SMALL)
     told = "raised:(.|\n)*in step(.|\n)*raise ValueError(.|\n)*ValueError: the gripper is stuck"
@@ -297,9 +316,28 @@ def test_an_environment_that_raises_is_shown_and_stops_the_run_in_the_end(cluste
 
 
 def test_too_few_cpus_are_named_at_once(cluster):
-    model = AsyncGIPO("MlpPolicy", "CartPole-v1", n_actors=10, cpus_per_actor=0.5, **SMALL)
+    model = AsyncGIPO("MlpPolicy", "CartPole-v1", n_actors=10, cpus_per_actor=0.5, replay_window=10, **SMALL)
     with pytest.raises(ValueError, match=r"10 actors with cpus_per_actor=0.5 ask for 5 CPUs, .* has 2: .*RAY_ADDRESS"):
         model.learn(64)
+
+
+def test_an_actor_must_fit_on_one_machine(cluster, monkeypatch):
+    machines = [{"Alive": alive, "Resources": {"CPU": 2.0}} for alive in (True, True, False)]
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    crew._check_room(2, 2.0)
+    with pytest.raises(ValueError, match=r"1 actors with cpus_per_actor=3 ask for 3 CPUs, .* has 2 \+ 2: "):
+        crew._check_room(1, 3.0)
+
+
+def test_it_is_said_when_others_have_the_cpus(cluster):
+    other = ray.remote(num_cpus=1.5)(Numbered).remote(0)
+    ray.get(other.step.remote(0))
+    with pytest.warns(RuntimeWarning, match=r"2 actors ask for 1 CPUs, of which the Ray cluster has 0.5 free"):
+        crew._check_room(2, 0.5)
+    ray.kill(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crew._check_room(2, 0.5)
 
 
 def test_callbacks_work_as_with_gipo(cluster, tmp_path):
@@ -372,6 +410,22 @@ def test_as_many_functions_as_environments():
 def test_an_environment_is_not_what_makes_one():
     with pytest.raises(TypeError, match=r"env must be what makes environments.* got <.*CartPole"):
         AsyncGIPO("MlpPolicy", gym.make("CartPole-v1"), **SMALL)
+
+
+def test_several_environments_at_once_are_not_one():
+    with pytest.raises(TypeError, match=r"must make one gymnasium.Env at each call, got <.*DummyVecEnv"):
+        AsyncGIPO("MlpPolicy", functools.partial(make_vec_env, "CartPole-v1", 2), **SMALL)
+
+
+def test_a_window_too_small_for_all_actors_is_pointed_out():
+    with pytest.warns(UserWarning, match=r"replay_window=2 .* n_actors=3 .*take replay_window >= n_actors"):
+        AsyncGIPO("MlpPolicy", "CartPole-v1", n_actors=3, replay_window=2, **SMALL)
+
+
+def test_options_given_to_load_are_checked(tmp_path):
+    AsyncGIPO("MlpPolicy", "CartPole-v1", max_lag=2, **SMALL).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"sync_every must be at most max_lag \+ 1 = 3, got 5"):
+        AsyncGIPO.load(tmp_path / "model", env="CartPole-v1", sync_every=5)
 
 
 def test_data_that_may_be_stale_is_seen_again_also_with_a_window_of_one():

@@ -72,8 +72,14 @@ def stand_ins(make: EnvMaker, n_envs: int) -> DummyVecEnv:
     :param make: makes one environment, whose spaces are read before it is closed again
     :param n_envs: how many environments an actor has
     :return: what the learner has in their place
+    :raises TypeError: if it makes anything but an environment, such as several at once
     """
     env = make()
+    if not isinstance(env, gym.Env):
+        raise TypeError(
+            f"env must make one gymnasium.Env at each call, got {env!r}: an actor puts its environments side by side "
+            "itself, and normalization belongs into a gymnasium wrapper"
+        )
     try:
         observation_space, action_space = env.observation_space, env.action_space
     finally:
@@ -162,23 +168,24 @@ class Actor:
     """
 
     def __init__(self, plan: bytes, seed: int | None):
-        # Nothing is tried before the first rollout is asked for, so that what fails comes back with its traceback.
+        # Nothing is tried before it is asked for, so that what fails comes back with its traceback.
         self._plan = plan
         self._seed = seed
-        self._collector: Collector | None = None
         self._version: int | None = None
+
+    def prepare(self) -> None:
+        """Make the environments and the policy, which can take long: weights are best chosen after it."""
+        self._collector = _collector(self._plan, self._seed)
+        self._idle_since = time.monotonic()
 
     def collect(self, weights: dict[str, th.Tensor], version: int) -> Arrival:
         """
-        Collect one rollout.
+        Collect one rollout, once prepared.
 
         :param weights: the policy's state
         :param version: the policy version that these weights are
         :return: the rollout and all that the learner wants to know of it
         """
-        if self._collector is None:
-            self._collector = _collector(self._plan, self._seed)
-            self._idle_since = time.monotonic()
         collector, started = self._collector, time.monotonic()
         if version != self._version:
             collector.policy.load_state_dict(weights)

@@ -6,10 +6,11 @@ set, a local one, started for the run and shut down with it. A Ray that the user
 """
 
 import contextlib
-import functools
 import os
 import queue
 import threading
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -40,18 +41,35 @@ def cluster(n_actors: int, cpus_per_actor: float) -> Iterator[None]:
     try:
         if starts:
             _start_ray()
-        # Ray counts in ten-thousandths.
-        asked, present = round(n_actors * cpus_per_actor, 4), ray.cluster_resources().get("CPU", 0.0)
-        if asked > present:
-            raise ValueError(
-                f"{n_actors} actors with cpus_per_actor={cpus_per_actor:g} ask for {asked:g} CPUs, and the Ray cluster has "
-                f"{present:g}: take fewer actors, or a larger cluster (RAY_ADDRESS), or lower cpus_per_actor; actors that "
-                "mostly wait for their environments can share a CPU"
-            )
+        _check_room(n_actors, cpus_per_actor)
         yield
     finally:
         if starts:
             ray.shutdown()
+
+
+def _check_room(n_actors: int, cpus_per_actor: float) -> None:
+    # Ray counts in ten-thousandths, and divides no actor between two machines.
+    asked = round(n_actors * cpus_per_actor, 4)
+    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    if cpus_per_actor and sum(int(cpus / cpus_per_actor + 1e-4) for cpus in machines) < n_actors:
+        raise ValueError(
+            f"{n_actors} actors with cpus_per_actor={cpus_per_actor:g} ask for {asked:g} CPUs, and the Ray cluster has "
+            f"{' + '.join(f'{cpus:g}' for cpus in machines)}: take fewer actors, or a larger cluster (RAY_ADDRESS), or "
+            "lower cpus_per_actor; actors that mostly wait for their environments can share a CPU"
+        )
+    # What an earlier run held comes back a moment after its end.
+    deadline = time.monotonic() + 3
+    while asked > (free := ray.available_resources().get("CPU", 0.0)):
+        if time.monotonic() > deadline:
+            warnings.warn(
+                f"{n_actors} actors ask for {asked:g} CPUs, of which the Ray cluster has {free:g} free: some actors begin "
+                "only when others have given theirs back",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            break
+        time.sleep(0.1)
 
 
 def _start_ray() -> None:
@@ -104,7 +122,7 @@ class Crew:
         # As bytes, which an actor can always receive: should it lack a module, it can say so.
         plans = [ray.cloudpickle.dumps((options, of_actor)) for of_actor in makers]
         self._start_actor = lambda place: remote_class.remote(plans[place], next_seed())
-        self._actors: list[Any] = []
+        self._actors: dict[int, Any] = {}
         self._idle: deque[int] = deque()
         self._errors = 0
         self._deaths = [0] * len(makers)
@@ -121,8 +139,7 @@ class Crew:
         """
         self.publish(weights, version)
         for place in range(len(self._deaths)):
-            self._actors.append(self._start_actor(place))
-            self._idle.append(place)
+            self._fill(place)
         self._thread.start()
 
     def publish(self, weights: dict[str, th.Tensor], version: int) -> None:
@@ -152,11 +169,13 @@ class Crew:
 
     def stop(self) -> None:
         """End all actors, wherever they are; environments are not closed."""
-        if self._thread.is_alive():
-            self._events.put(_STOP)
-            self._thread.join()
-        for actor in self._actors:
-            ray.kill(actor)
+        try:
+            if self._thread.is_alive():
+                self._events.put(_STOP)
+                self._thread.join()
+        finally:
+            for actor in self._actors.values():
+                ray.kill(actor)
 
     def _serve(self) -> None:
         try:
@@ -172,25 +191,30 @@ class Crew:
     def _give_work(self) -> None:
         while self._idle and self._limiter.admit():
             place = self._idle.popleft()
-            future = self._actors[place].collect.remote(*self._published).future()
-            future.add_done_callback(functools.partial(self._note, place))
+            self._await(place, self._actors[place].collect.remote(*self._published), admitted=True)
 
-    def _note(self, place: int, future: "Future[Arrival]") -> None:
-        self._events.put((place, future))
+    def _fill(self, place: int) -> None:
+        # It gets weights only when it is ready: by then there may be newer ones.
+        self._actors[place] = self._start_actor(place)
+        self._await(place, self._actors[place].prepare.remote(), admitted=False)
 
-    def _take_back(self, place: int, future: "Future[Arrival]") -> None:
+    def _await(self, place: int, answer: Any, admitted: bool) -> None:
+        answer.future().add_done_callback(lambda future: self._events.put((place, future, admitted)))
+
+    def _take_back(self, place: int, future: "Future[Arrival | None]", admitted: bool) -> None:
         error = future.exception()
         if error is None:
-            self._deaths[place] = 0
-            self._mail.put(future.result())
+            if (arrival := future.result()) is not None:
+                self._deaths[place] = 0
+                self._mail.put(arrival)
             self._idle.append(place)
             return
-        self._limiter.lose()
+        if admitted:
+            self._limiter.lose()
         loss = self._loss(place, error)
         if loss.error is None:
             ray.kill(self._actors[place])
-            self._actors[place] = self._start_actor(place)
-            self._idle.append(place)
+            self._fill(place)
         self._mail.put(loss)
 
     def _loss(self, place: int, error: BaseException) -> Loss:

@@ -70,14 +70,14 @@ class AsyncGIPO(GIPO):
     :param envs_per_actor: environments of each, ≥ 1; they step in turn, in one thread
     :param samples_per_insert: how often a transition is drawn on average, > 0. Samples drawn minus ``samples_per_insert``
         times transitions taken in stays within ± one update's samples plus ``samples_per_insert`` rollouts of every actor:
-        the learner waits when it is ahead, actors wait when they are. Where ``max_lag`` leaves nothing to train on, the
-        actors work all the same. None: both run free, and the learner trains again and again on what there is; actors
-        wait only once twice as many rollouts as there are actors lie unread, and as many as the window holds
+        the learner waits when it is ahead, actors wait when they are. Where ``max_lag`` or ``min_lag`` leaves nothing to
+        train on, the actors work all the same. None: both run free, and the learner trains again and again on what there
+        is; actors wait only once twice as many rollouts as there are actors lie unread, and as many as the window holds
     :param max_lag: a rollout that is more policy versions old when it arrives is dropped, and one that becomes older in the
         window is no longer trained on, ≥ 0. None: no limit
     :param sync_every: updates, ≥ 1, from one publication of the weights to the next, ≤ ``max_lag + 1``
-    :param lock_step: collect under the newest weights, update, publish, in turn: with one actor, the same parameters bit by
-        bit as GIPO with the same seed and options
+    :param lock_step: collect under the newest weights, update, publish, in turn: with one actor, the first ``learn()`` gives
+        the same parameters bit by bit as GIPO with the same seed and options; a later one begins with new episodes
     :param cpus_per_actor: CPUs that each actor asks Ray for, ≥ 0; less than 1 for those that mostly wait for their
         environments
     :param max_restarts: how many errors of environments or policies a run survives, ≥ 0: each is shown in a warning, and its
@@ -121,6 +121,13 @@ class AsyncGIPO(GIPO):
             self._makers = env_makers(env, n_actors * envs_per_actor)
         places = None if self._makers is None else stand_ins(self._makers[0], envs_per_actor)
         super().__init__(policy, places, *args, **kwargs)  # type: ignore[arg-type]
+        if self.replay_window < n_actors:
+            warnings.warn(
+                f"replay_window={self.replay_window} holds fewer rollouts than n_actors={n_actors} send during one update: "
+                "those that do not fit are replaced before they were trained on; take replay_window >= n_actors",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _check_actors(self, envs_per_actor: int) -> None:
         for name, number, least in (
@@ -254,7 +261,10 @@ class AsyncGIPO(GIPO):
             to_read -= 1
             if isinstance(message, Loss):
                 self._survive(message)
-            elif self.max_lag is not None and self.policy_version - message.rollout.version > self.max_lag:
+                continue
+            self.tally.actors_waited += message.waited
+            self.tally.actors_collected += message.collected
+            if self.max_lag is not None and self.policy_version - message.rollout.version > self.max_lag:
                 self._limiter.lose()
                 self.n_dropped += 1
             elif self._take_in(message, env, callback, rollout_buffer, n_rollout_steps):
@@ -302,8 +312,6 @@ class AsyncGIPO(GIPO):
         rollout_buffer.ingest(arrival.rollout)
         self._limiter.insert()
         self.tally.transitions += arrival.rewards.size
-        self.tally.actors_waited += arrival.waited
-        self.tally.actors_collected += arrival.collected
         callback.on_rollout_end()
         return True
 
@@ -366,8 +374,10 @@ class AsyncGIPO(GIPO):
         :param force_reset: not used: actors always begin with a reset
         :param kwargs: extra arguments to change the model when loading, such as ``n_actors``
         :return: new model instance with loaded parameters
+        :raises ValueError: if an option is out of its range
         """
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model._check_actors(model.n_envs)
         if env is not None:
             model.set_env(env)
         return model

@@ -22,7 +22,8 @@ class RateLimiter:
         self.pending = 0
         self.inserted = 0
         self.updates = 0
-        #: Set by a learner that has nothing to train on: actors then work, whatever else was promised.
+        #: Set by a learner that has nothing to train on: each actor may then have one rollout under way, whatever else was
+        #: promised.
         self.starving = False
         # The learner and the crew's thread both count.
         self._lock = threading.Lock()
@@ -96,6 +97,7 @@ class SampleRatioLimiter(RateLimiter):
         super().__init__(most_pending)
         self._samples_per_rollout = samples_per_insert * rollout_size
         self._update_size = update_size
+        self._n_actors = n_actors
         self.tolerance = update_size + n_actors * self._samples_per_rollout
         self.sampled = 0
 
@@ -112,4 +114,5 @@ class SampleRatioLimiter(RateLimiter):
         return self.ahead + self._update_size <= self.tolerance
 
     def _may_collect(self) -> bool:
-        return self.starving or self.ahead - self._samples_per_rollout * (self.pending + 1) >= -self.tolerance
+        feeds = self.starving and self.pending < self._n_actors
+        return feeds or self.ahead - self._samples_per_rollout * (self.pending + 1) >= -self.tolerance
