@@ -324,6 +324,7 @@ def test_too_few_cpus_are_named_at_once(cluster):
 def test_an_actor_must_fit_on_one_machine(cluster, monkeypatch):
     machines = [{"Alive": alive, "Resources": {"CPU": 2.0}} for alive in (True, True, False)]
     monkeypatch.setattr(ray, "nodes", lambda: machines)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0})
     crew._check_room(2, 2.0)
     with pytest.raises(ValueError, match=r"1 actors with cpus_per_actor=3 ask for 3 CPUs, .* has 2 \+ 2: "):
         crew._check_room(1, 3.0)
