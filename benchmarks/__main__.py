@@ -233,7 +233,7 @@ def plot(
     Draw what is finished, each figure as PNG and SVG.
 
     Interquartile means, sample efficiency, performance profiles, probability of improvement, ranks, and how much of the data
-    is used.
+    is used; with three regimes or more, scores against the lag of the data; with asynchronous actors, over wall time.
     """
     chosen = _load(suite, budget)
     study = _study(chosen, baseline, results)

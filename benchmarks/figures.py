@@ -7,6 +7,7 @@ drawn below each figure; the commit is in the file's metadata alone, so that the
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import cycle
 
 import matplotlib
@@ -85,9 +86,16 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
 
 
 def drawn(suite: Suite) -> list[str]:
-    """Which of ``FIGURES`` a suite has: one over wall time only if something in it waits for something else."""
-    timed = any(regime.actors for regime in suite.regimes.values())
-    return [name for name in FIGURES if timed or name != "clock"]
+    """
+    Which of ``FIGURES`` a suite has: one over wall time only if something in it waits for something else, and one against
+    lag only if there are more regimes than a fresh and a stale one.
+    """
+    left_out = set()
+    if not any(regime.actors for regime in suite.regimes.values()):
+        left_out.add("clock")
+    if len(suite.regimes) < 3:
+        left_out.add("staleness")
+    return [name for name in FIGURES if name not in left_out]
 
 
 def _iqm(suite: Suite, regimes: list[RegimeScores]) -> Figure:
@@ -191,16 +199,48 @@ def _utilization(suite: Suite, regimes: list[RegimeScores]) -> Figure:
 
     def finish(axis: Axes, field: str) -> None:
         if field == "multiplier":
-            axis.set(xlabel="lag (policy versions)", ylabel="mean multiplier g")
+            axis.set_ylabel("mean multiplier g")
             axis.set_ylim(bottom=0)
-            if max((line.get_xdata()[-1] for line in axis.get_lines()), default=0) > 100:
-                axis.set_xscale("symlog", linthresh=1)
+            _over_lag(axis)
             return
         _over_training(axis, suite)
-        axis.set_ylabel("dead fraction" if field == "dead_fraction" else "effective sample size")
-        axis.set_ylim(-0.02, 1.02)
+        _share_used(axis, field)
 
     return _lines(suite, regimes, ["dead_fraction", "ess", "multiplier"], draw, finish)
+
+
+def _staleness(suite: Suite, regimes: list[RegimeScores]) -> Figure:
+    """A line goes from regime to regime, each at the lag that was measured there."""
+
+    def points(field: str, name: str) -> Iterator[tuple[float, Estimate]]:
+        for entry in (each for regime in regimes for each in regime.algorithms if each.algorithm == name):
+            seen = entry.diagnostics
+            if seen is None or seen.lag is None:
+                continue
+            if field != "absolute":
+                yield seen.lag, Estimate(getattr(seen, field), None, None)
+            elif entry.absolute is not None:
+                yield seen.lag, entry.absolute.iqm
+
+    def draw(axis: Axes, field: str, entry: AlgorithmScores, style: Style) -> bool:
+        found = sorted(points(field, entry.algorithm), key=lambda point: point[0])
+        if not found:
+            return False
+        lags, estimates = zip(*found, strict=True)
+        # Not a number, where there is no interval, is not drawn.
+        low, value, high = np.array([(each.low, each.value, each.high) for each in estimates], dtype=float).T
+        return _line(axis, np.array(lags), Band(value, low, high), style)
+
+    def finish(axis: Axes, field: str) -> None:
+        _over_lag(axis)
+        if field == "absolute":
+            axis.set_ylabel(_AXES[field])
+        else:
+            _share_used(axis, field)
+
+    every = {entry.algorithm: entry for regime in regimes for entry in regime.algorithms}
+    together = replace(regimes[0], regime="all regimes", algorithms=list(every.values()))
+    return _lines(suite, [together], ["absolute", "dead_fraction", "ess"], draw, finish)
 
 
 FIGURES: dict[str, tuple[str, Callable[[Suite, list[RegimeScores]], Figure]]] = {
@@ -211,6 +251,7 @@ FIGURES: dict[str, tuple[str, Callable[[Suite, list[RegimeScores]], Figure]]] = 
     "improvement": ("probability of improvement, 95 % intervals", _improvement),
     "ranks": ("how often each ranks first, second, ... when seeds are resampled", _ranks),
     "utilization": ("how much of the data is used; means over runs, 95 % bands", _utilization),
+    "staleness": ("score, dead fraction and effective sample size against the lag of the data", _staleness),
 }
 
 
@@ -305,6 +346,17 @@ def _line(axis: Axes, positions: np.ndarray, band: Band, style: Style) -> bool:
 def _over_training(axis: Axes, suite: Suite) -> None:
     axis.set(xlim=(0, suite.budget), xlabel="environment steps")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _over_lag(axis: Axes) -> None:
+    axis.set_xlabel("lag (policy versions)")
+    if max((line.get_xdata()[-1] for line in axis.get_lines()), default=0) > 100:
+        axis.set_xscale("symlog", linthresh=1)
+
+
+def _share_used(axis: Axes, field: str) -> None:
+    axis.set_ylabel("dead fraction" if field == "dead_fraction" else "effective sample size")
+    axis.set_ylim(-0.02, 1.02)
 
 
 def _why_nothing(regime: RegimeScores, field: str) -> str:

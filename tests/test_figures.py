@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 from synthetic import ACTORS, SURROGATES, make_suite, realistic
 
@@ -31,8 +32,9 @@ def words(svg):
 
 
 def test_each_figure_is_there_twice_and_names_its_origin(files):
+    only_for_some = {"clock", "staleness"}
     assert list(files) == [
-        f"{name}.{suffix}" for name in figures.FIGURES if name != "clock" for suffix in ("png", "svg")
+        f"{name}.{suffix}" for name in figures.FIGURES if name not in only_for_some for suffix in ("png", "svg")
     ]
     for name, content in files.items():
         if name.endswith(".png"):
@@ -82,6 +84,32 @@ def test_what_waits_for_its_environments_is_drawn_over_wall_time():
     assert scored()[0].algorithms[0].seconds is None
     texts = words(figures.write(suite, regimes, ORIGIN)["clock.svg"])
     assert texts.count("seconds") == 4 and texts.count("200") == 4 and "IQM, absolute" in texts
+
+
+def test_a_sweep_is_drawn_against_the_lag_that_was_measured():
+    suite = make_suite(regimes={f"window{window}": {"replay_window": window} for window in (8, 1, 400)})
+    regimes = scored(suite)
+    figure = figures.FIGURES["staleness"][1](suite, regimes)
+    look, lags = figures._styles(suite)["ppo"]["color"], [0, 3.5, 199.5]
+    seen = [entry for i in (1, 0, 2) for entry in regimes[i].algorithms if entry.algorithm == "ppo"]
+    score, dead, ess = figure.axes[:3]
+    for axis, values in (
+        (score, [entry.absolute.iqm.value for entry in seen]),
+        (dead, [entry.diagnostics.dead_fraction for entry in seen]),
+        (ess, [entry.diagnostics.ess for entry in seen]),
+    ):
+        # The outside algorithm does not tell how old its data is.
+        assert len(axis.get_lines()) == 2 and axis.get_xscale() == "symlog"
+        (line,) = (line for line in axis.get_lines() if line.get_color() == look)
+        assert line.get_xydata() == pytest.approx(np.array([lags, values]).T)
+    (band,) = (band for band in score.collections if np.allclose(band.get_facecolor()[0, :3], to_rgb(look)))
+    corners = band.get_paths()[0].vertices
+    for lag, entry in zip(lags, seen, strict=True):
+        at_lag = corners[corners[:, 0] == lag, 1]
+        interval = entry.absolute.iqm
+        assert (at_lag.min(), at_lag.max()) == pytest.approx((interval.low, interval.high))
+    texts = words(figures.write(suite, regimes, ORIGIN)["staleness.svg"])
+    assert {"all regimes", "sb3-ppo  –", "dead fraction", "effective sample size"} <= set(texts)
 
 
 def test_the_rank_figure_shows_the_shares(files):
