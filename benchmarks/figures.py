@@ -179,7 +179,9 @@ def _learning_curves(
 ) -> Figure:
     def draw(axis: Axes, field: str, entry: AlgorithmScores, style: Style) -> bool:
         scores, where = getattr(entry, field), positions(entry)
-        return scores is not None and where is not None and _line(axis, where, scores.curve, style)
+        if scores is None or scores.curve is None or where is None:
+            return False
+        return _line(axis, where, scores.curve, style)
 
     def finish(axis: Axes, field: str) -> None:
         over(axis)

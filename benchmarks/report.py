@@ -85,6 +85,8 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
     unanchored = [task for task, anchors in regimes[0].anchors.items() if anchors is None] if regimes else []
     if unanchored:
         lines.append(f"No absolute score: no anchors for {', '.join(unanchored)}.")
+    if any(entry.min_max and entry.min_max.curve is None for regime in regimes for entry in regime.algorithms):
+        lines.append("No area and no steps ratio where the budget of a run ended before its first episode did.")
     if any(missing(regime) for regime in regimes):
         lines.append("Runs are missing: the ranking is not final.")
     return lines

@@ -104,7 +104,7 @@ def execute(
             log_interval=None,  # type: ignore[arg-type]
             reset_num_timesteps=False,
         )
-        last = (recorder.episodes or _play_out(model, run))[-run.suite.score_episodes :]
+        last = recorder.episodes[-run.suite.score_episodes :] or _play_out(model, run)
         evaluation = _evaluate(model, run)
     finally:
         model.get_env().close()
@@ -225,7 +225,10 @@ def _make_outside(algorithm: type[OnPolicyAlgorithm], arguments: dict[str, Any])
 
 
 def _play_out(model: OnPolicyAlgorithm, run: Run) -> list[dict[str, Any]]:
-    """The episodes under way when training ended, one for each environment, in the order in which they end."""
+    """
+    The episodes under way when training ended, one for each environment: all of them, for the last to end are the longest,
+    which says much about their returns.
+    """
     environment, observations = model.get_env(), model._last_obs
     episodes: dict[int, dict[str, Any]] = {}
     # Those of asynchronous actors ended with them.

@@ -63,20 +63,21 @@ class NormalisedScores:
     :param median: median over tasks
     :param mean: mean
     :param optimality_gap: how far scores are below 1 on average
-    :param area: mean over training of the aggregated learning curve
-    :param steps: environment steps against the baseline's; None without one, or without a seed that both have finished
+    :param area: mean over training of the aggregated learning curve; None without one
+    :param steps: environment steps against the baseline's; None without one, without a seed that both have finished, or
+        without a learning curve of either
     :param profile: performance profile over ``THRESHOLDS``
-    :param curve: IQM over the grid of environment steps
+    :param curve: IQM over the grid of environment steps; None where a run's budget ended before its first episode did
     """
 
     iqm: Estimate
     median: Estimate
     mean: Estimate
     optimality_gap: Estimate
-    area: Estimate
+    area: Estimate | None
     steps: StepsRatio | None
     profile: Band
-    curve: Band
+    curve: Band | None
 
 
 @dataclass(frozen=True)
@@ -315,14 +316,17 @@ def _normalised(
     steps = curves.grid(runs.suite.budget)
 
     @cache
-    def curve(name: str, seeds: tuple[int, ...]) -> tuple[Band, np.ndarray | None]:
-        return statistics.band(normalise(training[name][runs.rows(name, seeds)], ends), statistics.iqm)
+    def curve(name: str, seeds: tuple[int, ...]) -> tuple[Band | None, np.ndarray | None]:
+        of_seeds = training[name][runs.rows(name, seeds)]
+        return (None, None) if np.isnan(of_seeds).any() else statistics.band(normalise(of_seeds, ends), statistics.iqm)
 
     def against_baseline(name: str) -> StepsRatio | None:
         seeds = runs.common_seeds([name, baseline]) if baseline else ()
         if not baseline or not seeds:
             return None
         (ours, draws), (theirs, baseline_draws) = curve(name, seeds), curve(baseline, seeds)
+        if ours is None or theirs is None:
+            return None
         return statistics.steps_ratio(steps, ours.value, theirs.value, draws, baseline_draws)
 
     scored = {}
@@ -334,7 +338,7 @@ def _normalised(
             median=statistics.interval(final, statistics.median),
             mean=statistics.interval(final, statistics.mean),
             optimality_gap=statistics.interval(final, statistics.optimality_gap),
-            area=statistics.area(own, draws),
+            area=None if own is None else statistics.area(own, draws),
             steps=against_baseline(name),
             profile=statistics.profile(final, THRESHOLDS),
             curve=own,

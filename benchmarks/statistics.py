@@ -157,11 +157,13 @@ def band(values: np.ndarray, aggregate: Aggregate) -> tuple[Band, np.ndarray | N
     """
     An aggregate along an axis, such as a learning curve.
 
-    :param values: shape (seeds, tasks, points), at least one seed
+    :param values: shape (seeds, tasks, points), at least one seed, without NaN
     :param aggregate: a function (..., seeds, tasks) to (...)
     :return: the band, and what it was made of: the aggregate of each resample, shape (BOOTSTRAPS, points), where a resample
         draws whole runs; None with fewer than two seeds
     """
+    # Sorted, it would count as the highest score of all.
+    assert not np.isnan(values).any()
     # One point after the other: all at once would need gigabytes.
     points = range(values.shape[-1])
     value = np.array([aggregate(values[..., point]) for point in points])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic import make_suite, realistic, record_of, write_store
 
-from benchmarks import curves, scores, statistics
+from benchmarks import curves, figures, report, scores, statistics
 from benchmarks.measurements import measure
 from benchmarks.spec import plan
 from benchmarks.store import Store
@@ -92,6 +92,32 @@ def test_steps_to_the_baselines_final_score_by_hand():
         assert ratios["gipo(1.0,1.0)"].ratio.value == pytest.approx(expected, rel=1e-9)
         assert ratios["sb3-ppo"].ratio == statistics.Estimate(0.0, 0.0, 0.0)
         assert ratios["sb3-ppo"].bound == 1.0 and ratios["sb3-ppo"].reached == 0.0
+
+
+def test_a_run_whose_budget_ends_before_its_first_episode_has_a_score_and_no_curve():
+    suite = make_suite(seeds=3)
+
+    def record(run):
+        made = record_of(run, [30.0 + 20 * run.seed] * 40)
+        if (run.algorithm, run.task, run.seed) == ("ppo", "reach-v3", 1):
+            made["curve"]["return"] = [None] * 40
+        return made
+
+    regimes = scores.score(suite, measured(suite, record), ANCHORS, "ppo")
+    found = entries(regimes, "fresh")
+    assert found["ppo"].absolute.iqm.value == pytest.approx(0.5)
+    for kind in ("min_max", "absolute"):
+        ppo, gipo = (getattr(found[name], kind) for name in ("ppo", "gipo(1.0,1.0)"))
+        assert (ppo.curve, ppo.area, ppo.steps) == (None, None, None)
+        # There is nothing to compare its curve with.
+        assert gipo.curve is not None and gipo.area is not None and gipo.steps is None
+    shown = {
+        row[0]: row for table in report.tables(suite, regimes[0]) for row in table.rows if "median" in table.header
+    }
+    assert shown["ppo"][4] == "–" != shown["gipo(1.0,1.0)"][4]
+    assert any("before its first episode" in line for line in report.legend(suite, regimes))
+    drawn = figures.write(suite, regimes, "made by `x` at commit y", ["efficiency"])["efficiency.svg"].decode()
+    assert "ppo  –" in drawn and "gipo(1.0,1.0)  –" not in drawn
 
 
 def test_repeats_are_averaged_before_seeds_are_resampled():
