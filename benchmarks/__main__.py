@@ -4,9 +4,10 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from benchmarks import executors, progress
 from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
-from benchmarks.store import Store, Survey, replace_file
+from benchmarks.store import Found, Store, replace_file
 from benchmarks.workers import Crew, Processes, Serial
 
 if TYPE_CHECKING:
@@ -115,18 +116,21 @@ def run(
     )
     console = _console()
     store = Store(results)
+    finished: set[str] = set()
+    failed: list[Run] = []
     # They are read in full: a damaged or foreign record is better found now than when the table is made.
-    survey = store.survey(runs)
-    for each, _ in survey.bad:
-        _set_aside(store, each)
-    for each, _ in survey.finished:
-        store.sweep(each)
-    settled = {each.id for each, _ in survey.finished}
-    if not retry_failed:
-        settled |= {each.id for each, _ in survey.failed}
+    for found in store.survey(runs):
+        if found.problem:
+            _set_aside(store, found.run)
+        elif found.record:
+            store.sweep(found.run)
+            finished.add(found.run.id)
+        elif found.failure and not retry_failed:
+            failed.append(found.run)
+    settled = finished | {each.id for each in failed}
     todo = [each for each in runs if each.id not in settled]
-    failed = "" if retry_failed or not survey.failed else f"{len(survey.failed)} failed, "
-    console.print(f"{chosen.identity}: {len(survey.finished)} of {len(runs)} runs finished, {failed}{len(todo)} to do")
+    given_up = f"{len(failed)} failed, " if failed else ""
+    console.print(f"{chosen.identity}: {len(finished)} of {len(runs)} runs finished, {given_up}{len(todo)} to do")
     crew = _crew(executor, workers, len(todo))
     try:
         with progress.watch(todo, console) as report:
@@ -136,11 +140,11 @@ def run(
         raise typer.Exit(130) from None
     if report.unsaved:
         console.print("Not all records could be written. The same command goes on from here.", style="red")
-    failures = report.failed if retry_failed else report.failed + [each for each, _ in survey.failed]
+    failures = report.failed + failed
     if failures:
         console.print(f"{len(failures)} runs have failed; --retry-failed tries them again:", style="red")
         for each in failures:
-            console.print(f"  {each.id}: {store.failure_path(each)}", highlight=False)
+            console.print(f"  {each.id}: {store.failure_path(each)}")
     if failures or report.unsaved:
         raise typer.Exit(1)
 
@@ -149,18 +153,19 @@ def run(
 def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RESULTS) -> None:
     """Show how much of a suite is finished."""
     chosen = _load(suite, budget)
-    store = Store(results)
     runs = plan(chosen)
-    survey = _survey(store, runs)
-    done = survey.finished
+    planned, finished, failed = (Counter[tuple[str, str]]() for _ in range(3))
+    seconds = 0.0
+    for found in _survey(Store(results), runs):
+        kind = (found.run.algorithm, found.run.regime)
+        planned[kind] += 1
+        finished[kind] += found.record is not None
+        failed[kind] += found.failure is not None
+        seconds += found.record["cpu_seconds"] if found.record else 0.0
     table = Table(title=f"{chosen.identity}: finished/planned", title_justify="left")
     table.add_column("algorithm")
     for regime in chosen.regimes:
         table.add_column(regime, justify="right")
-    planned, finished, failed = (
-        Counter((each.algorithm, each.regime) for each in some)
-        for some in (runs, [each for each, _ in done], [each for each, _ in survey.failed])
-    )
     for algorithm in chosen.algorithms:
         cells = []
         for regime in chosen.regimes:
@@ -172,8 +177,8 @@ def status(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_R
     if chosen.description:
         console.print(chosen.description)
     console.print(table)
-    hours = sum(record["cpu_seconds"] for _, record in done) / 3600
-    console.print(f"{len(done)} of {len(runs)} runs of {chosen.budget:,} steps are finished, in {hours:.2f} CPU hours.")
+    done, hours = finished.total(), seconds / 3600
+    console.print(f"{done} of {len(runs)} runs of {chosen.budget:,} steps are finished, in {hours:.2f} CPU hours.")
     console.print(f"Records are in {results / chosen.identity}.")
 
 
@@ -184,7 +189,8 @@ def show_plan(suite: SuiteName, budget: Budget = None, results: Results = DEFAUL
 
     chosen = _load(suite, budget)
     runs = plan(chosen)
-    finished = [(each, record["cpu_seconds"]) for each, record in _finished(Store(results), runs)]
+    every = _survey(Store(results), runs)
+    finished = [(found.run, found.record["cpu_seconds"]) for found in every if found.record]
     done = {each.id for each, _ in finished}
     table = Table(title=f"{chosen.identity}: {chosen.budget:,} environment steps a run", title_justify="left")
     for name in ("regime", "runs", "finished", "environment steps to do", "CPU hours to do"):
@@ -203,8 +209,7 @@ def show_plan(suite: SuiteName, budget: Budget = None, results: Results = DEFAUL
     if not finished:
         console.print(
             "No run is finished yet to estimate CPU hours from; one seed of one repeat makes a few: "
-            f"`python -m benchmarks run {suite} --seeds 0 --repeats 0`",
-            highlight=False,
+            f"`{_again('run', suite, budget, results)} --seeds 0 --repeats 0`",
         )
 
 
@@ -220,9 +225,11 @@ def table(
     from benchmarks import report
 
     chosen = _load(suite, budget)
-    study = _study(chosen, baseline, results)
-    report.print_tables(chosen, study.regimes, _console())
-    _derive("table", study, _command("table", suite, chosen, budget, baseline), results)
+    study = _study(chosen, baseline, suite, budget, results)
+    written = _derive("table", study, _command("table", suite, chosen, budget, baseline), results)
+    console = _console()
+    report.print_tables(chosen, study.regimes, console)
+    console.print(written)
 
 
 @app.command()
@@ -236,8 +243,8 @@ def plot(
     is used; with three regimes or more, scores against the lag of the data; with asynchronous actors, over wall time.
     """
     chosen = _load(suite, budget)
-    study = _study(chosen, baseline, results)
-    _derive("plot", study, _command("plot", suite, chosen, budget, baseline), results)
+    study = _study(chosen, baseline, suite, budget, results)
+    _console().print(_derive("plot", study, _command("plot", suite, chosen, budget, baseline), results))
 
 
 @app.command("report")
@@ -246,8 +253,8 @@ def write_report(
 ) -> None:
     """Write one web page that needs nothing else: tables, figures, protocol, costs, and what is missing."""
     chosen = _load(suite, budget)
-    study = _study(chosen, baseline, results)
-    _derive("report", study, _command("report", suite, chosen, budget, baseline), results)
+    study = _study(chosen, baseline, suite, budget, results)
+    _console().print(_derive("report", study, _command("report", suite, chosen, budget, baseline), results))
 
 
 @app.command()
@@ -261,13 +268,15 @@ def check(suite: SuiteName, budget: Budget = None, results: Results = DEFAULT_RE
 
     chosen = _load(suite, budget)
     folder = results / chosen.identity
-    old = derived.stale(folder, lambda baseline: _study(chosen, baseline, results)) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise BenchmarkError(f"there is no folder {folder}: `{_again('run', suite, budget, results)}` makes it")
+    old = derived.stale(folder, lambda baseline: _study(chosen, baseline, suite, budget, results))
     console = _console()
     for name in old:
-        console.print(f"not what the records say: {folder / name}", highlight=False, markup=False)
+        console.print(f"not what the records say: {folder / name}")
     if old:
         raise typer.Exit(1)
-    console.print(f"All derived files in {folder} are what the records say.", highlight=False, markup=False)
+    console.print(f"All derived files in {folder} are what the records say.")
 
 
 @app.command()
@@ -285,9 +294,9 @@ def verify(
     verdict = room.verify(results, suites or ())
     console = _console()
     for line in verdict.wrong:
-        console.print(f"WRONG {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"WRONG {line}", style="red", soft_wrap=True)
     found = f"{results}: {verdict.records} records, {verdict.failures} failed runs, {verdict.set_aside} files set aside"
-    console.print(f"{found}; {len(verdict.wrong) or 'nothing'} wrong", highlight=False)
+    console.print(f"{found}; {len(verdict.wrong) or 'nothing'} wrong")
     if verdict.wrong:
         raise typer.Exit(1)
 
@@ -314,13 +323,16 @@ def export(
     from benchmarks import export as room
 
     chosen = _load(suite, budget)
-    done = _finished(Store(results), plan(chosen))
-    if not done:
-        raise _nothing_finished(chosen, suite)
+    runs = [found.run for found in _survey(Store(results), plan(chosen)) if found.record]
+    if not runs:
+        raise _nothing_finished(chosen, suite, budget, results)
     folder = results / chosen.identity / "export"
-    tables = {"scores": room.scores(done), "curves": room.curves(done)}
-    files = [room.write(table, folder / f"{name}.{format.value}") for name, table in tables.items()]
-    _console().print("Written: " + ", ".join(str(path) for path in files), highlight=False)
+    store = Store(results)
+    files = [
+        room.write(make((each, store.read(each)) for each in runs), folder / f"{name}.{format.value}")
+        for name, make in (("scores", room.scores), ("curves", room.curves))
+    ]
+    _console().print("Written: " + ", ".join(str(path) for path in files))
 
 
 @app.command()
@@ -333,7 +345,7 @@ def anchors(
     """
     Measure what a random policy and an expert return on each task: 0 and 1 of the absolute scores.
 
-    Takes a few minutes, and writes DIR/anchors.json.
+    Takes a few minutes, and writes DIR/anchors.json; what it holds of other tasks stays.
     """
     import json
 
@@ -345,9 +357,9 @@ def anchors(
     command += "".join(f" --task {name}" for name in task or ())
     numbers = _range("--seeds", seeds)
     assert numbers is not None
-    measured = room.measure(tasks, numbers, episodes, command, lambda line: console.print(line, highlight=False))
+    measured = room.measure(tasks, numbers, episodes, command, console.print)
     path = results / "anchors.json"
-    replace_file(path, json.dumps(measured, indent=1) + "\n")
+    replace_file(path, json.dumps({"tasks": room.read(path) | measured}, indent=1) + "\n")
     console.print(f"Written: {path}")
 
 
@@ -381,16 +393,16 @@ def speed(
     from benchmarks import speed as room
 
     console = _console()
-    measured = room.measure(repetitions=repetitions, progress=lambda line: console.print(line, highlight=False))
+    measured = room.measure(repetitions=repetitions, progress=console.print)
     for table in speed_report.tables(measured):
         report.show(table, console)
     for line in speed_report.LEGEND:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     command = "python -m benchmarks speed" + ("" if repetitions == 7 else f" --repetitions {repetitions}")
     files = speed_report.write(measured, f"made by `{command}` at commit {provenance.commit()}")
     for name, content in files.items():
         replace_file(results / "speed" / name, content)
-    console.print("Written: " + ", ".join(str(results / "speed" / name) for name in files), highlight=False)
+    console.print("Written: " + ", ".join(str(results / "speed" / name) for name in files))
 
 
 @app.command()
@@ -413,18 +425,16 @@ def async_scaling(
         raise _missing("async-scaling", error) from error
 
     console = _console()
-    measured = room.measure(
-        seconds=seconds, repetitions=repetitions, progress=lambda line: console.print(line, highlight=False)
-    )
+    measured = room.measure(seconds=seconds, repetitions=repetitions, progress=console.print)
     for table in room.tables(measured):
         report.show(table, console)
     for line in room.LEGEND:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     command = f"python -m benchmarks async-scaling --seconds {seconds:g} --repetitions {repetitions}"
     files = room.write(measured, f"made by `{command}` at commit {provenance.commit()}")
     for name, content in files.items():
         replace_file(results / "async-scaling" / name, content)
-    console.print("Written: " + ", ".join(str(results / "async-scaling" / name) for name in files), highlight=False)
+    console.print("Written: " + ", ".join(str(results / "async-scaling" / name) for name in files))
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> BenchmarkError:
@@ -442,8 +452,8 @@ def _crew(executor: Executor, workers: int | None, runs: int) -> Crew:
         except ModuleNotFoundError as error:
             raise _missing("--executor ray", error) from error
         return RayCrew(workers)
-    count = min(workers or os.cpu_count() or 1, runs)
-    return Processes(count) if executor is Executor.processes and count > 1 else Serial()
+    # One worker too is a process of its own: a simulator that crashes then costs its run a try, and not the driver.
+    return Serial() if executor is Executor.serial else Processes(min(workers or os.cpu_count() or 1, runs))
 
 
 def _load(name: str, budget: str | None) -> Suite:
@@ -461,30 +471,38 @@ def _steps(budget: str, suite: Suite) -> int:
     try:
         if budget.endswith("%"):
             whole = suite.budget * float(budget.removesuffix("%")) / 100
-            return max(round(whole / suite.rollout), 1) * suite.rollout
-        return int(budget)
-    except ValueError:
-        raise BenchmarkError(
-            f"--budget {budget!r} is not a number of environment steps, or a share such as 10%"
-        ) from None
+            steps = max(round(whole / suite.rollout), 1) * suite.rollout if whole > 0 else 0
+        else:
+            steps = int(budget)
+    except (ValueError, OverflowError):
+        steps = 0
+    if steps <= 0:
+        raise BenchmarkError(f"--budget {budget!r} is not a number of environment steps, or a share such as 10%")
+    return steps
 
 
-def _finished(store: Store, runs: list[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    return _survey(store, runs).finished
-
-
-def _nothing_finished(chosen: Suite, suite: str) -> BenchmarkError:
-    return BenchmarkError(f"no run of {chosen.identity} is finished yet: `python -m benchmarks run {suite}` makes them")
-
-
-def _survey(store: Store, runs: list[Run]) -> Survey:
+def _survey(store: Store, runs: list[Run]) -> Iterator[Found]:
     """Read the store, and say what in it is not counted."""
-    survey = store.survey(runs)
-    for _, problem in survey.bad:
-        _warn(f"{problem}. It is not counted; `run` sets it aside and makes the run anew")
-    for each, _ in survey.failed:
-        _warn(f"{store.failure_path(each)}: the run failed and is not counted; `run --retry-failed` tries it again")
-    return survey
+    for found in store.survey(runs):
+        if found.problem:
+            _warn(f"{found.problem}. It is not counted; `run` sets it aside and makes the run anew")
+        elif found.failure:
+            path = store.failure_path(found.run)
+            _warn(f"{path}: the run failed and is not counted; `run --retry-failed` tries it again")
+        yield found
+
+
+def _nothing_finished(chosen: Suite, suite: str, budget: str | None, results: Path) -> BenchmarkError:
+    command = _again("run", suite, budget, results)
+    return BenchmarkError(f"no run of {chosen.identity} is finished yet: `{command}` makes them")
+
+
+def _again(name: str, suite: str, budget: str | None, results: Path) -> str:
+    """Another command on what this one was given."""
+    words = ["python", "-m", "benchmarks", name, suite]
+    words += ["--budget", budget] if budget else []
+    words += ["--results", str(results)] if results != DEFAULT_RESULTS else []
+    return shlex.join(words)
 
 
 def _set_aside(store: Store, each: Run) -> None:
@@ -496,19 +514,17 @@ def _set_aside(store: Store, each: Run) -> None:
 
 
 def _warn(line: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", highlight=False, markup=False)
+    _complain(f"warning: {line}", "yellow")
 
 
-def _study(suite: Suite, baseline: str | None, results: Path) -> "Study":
+def _study(chosen: Suite, baseline: str | None, suite: str, budget: str | None, results: Path) -> "Study":
     from benchmarks import anchors, derived
 
-    store = Store(results)
-    runs = plan(suite)
-    label = derived.baseline_of(suite, baseline)
-    # One record at a time: those of a large suite fill gigabytes.
-    finished = (pair for each in runs for pair in _finished(store, [each]))
-    failed = [each.id for each in runs if store.failure_path(each).exists()]
-    return derived.read(suite, finished, failed, anchors.load_anchors(results), label)
+    label = derived.baseline_of(chosen, baseline)
+    study = derived.read(chosen, _survey(Store(results), plan(chosen)), anchors.load_anchors(results), label)
+    if not study.spent.machines:
+        raise _nothing_finished(chosen, suite, budget, results)
+    return study
 
 
 def _command(name: str, given: str, suite: Suite, budget: str | None, baseline: str | None) -> str:
@@ -519,32 +535,38 @@ def _command(name: str, given: str, suite: Suite, budget: str | None, baseline: 
     return shlex.join(words)
 
 
-def _derive(kind: str, study: "Study", command: str, results: Path) -> None:
+def _derive(kind: str, study: "Study", command: str, results: Path) -> str:
+    """Write the files of a command. Returns a line that names them."""
     from benchmarks import derived, provenance
 
     files = derived.COMMANDS[kind](study, f"made by `{command}` at commit {provenance.commit()}")
     paths = [results / study.suite.identity / name for name in files]
     for path, content in zip(paths, files.values(), strict=True):
         replace_file(path, content)
-    _console().print("Written: " + ", ".join(str(path) for path in paths), highlight=False)
+    return "Written: " + ", ".join(str(path) for path in paths)
 
 
-def _range(option: str, text: str | None) -> list[int] | None:
+def _range(option: str, text: str | None) -> range | None:
     if text is None:
         return None
-    first, _, last = text.partition("-")
+    first, dash, last = text.partition("-")
     try:
-        numbers = list(range(int(first), int(last or first) + 1))
+        numbers = range(int(first), int(last if dash else first) + 1)
     except ValueError:
-        numbers = []
+        numbers = range(0)
     if not numbers:
         raise BenchmarkError(f"{option} {text!r} is not a range such as 0-4, or a number")
     return numbers
 
 
 def _console() -> Console:
-    # Where there is no terminal to ask (a log, a pipe), the tables still get the width they need.
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    # Where there is no terminal to ask (a log, a pipe), the tables still get the width they need. What suites and folders
+    # are called is not markup.
+    return Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+
+
+def _complain(line: str, style: str | None = None) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(line, style=style)
 
 
 def main() -> None:
@@ -552,7 +574,7 @@ def main() -> None:
     try:
         app()
     except BenchmarkError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        _complain(f"error: {error}")
         sys.exit(2)
 
 

@@ -9,6 +9,7 @@ They are measured once, by `python -m benchmarks anchors`, and committed. Unlike
 do not move when an algorithm is added.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from benchmarks import envs, provenance
 from benchmarks.spec import BenchmarkError
 from benchmarks.store import read_json
 
-__all__ = ["TASKS", "load_anchors", "measure"]
+__all__ = ["TASKS", "load_anchors", "measure", "read"]
 
 # The ten tasks of GIPO's published study, and the demo's two.
 TASKS = (
@@ -67,23 +68,26 @@ def measure(
     :param progress: called with a line for each task done
     :return: JSON data: for each task and policy the mean and standard deviation of the unscaled return, the success rate
         and the number of episodes; with the command, commit, seeds and versions
-    :raises BenchmarkError: if there is no such task, or nothing that tells what 1 is
+    :raises BenchmarkError: if there is no such task, it cannot be made, or nothing tells what 1 is
     """
     seeds = list(seeds)
-    measured: dict[str, Any] = {}
-    for task in tasks:
-        expert = _expert(envs.check_task(task), seeds, episodes)
-        measured[task] = {"random": _measure(task, _random, seeds, episodes), "expert": expert}
-        means = ", ".join(f"{name} {entry['mean']:.1f}" for name, entry in measured[task].items())
-        progress(f"{task}: {means}")
-    return {
+    made = {
         "command": command,
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "seeds": seeds,
         "episodes_per_seed": episodes,
-        "tasks": measured,
     }
+    measured: dict[str, Any] = {}
+    for task in tasks:
+        try:
+            expert = _expert(envs.check_task(task), seeds, episodes)
+            random = _measure(task, _random, seeds, episodes)
+        except gym.error.Error as error:
+            raise BenchmarkError(f"task {task!r} cannot be made: {error}") from error
+        measured[task] = {"random": random, "expert": expert, "made": made}
+        progress(f"{task}: random {random['mean']:.1f}, expert {expert['mean']:.1f}")
+    return measured
 
 
 def _random(environment: gym.Env, seed: int) -> Policy:
@@ -131,19 +135,34 @@ def _episode(environment: gym.Env, policy: Policy) -> dict[str, Any]:
             return info["episode"]
 
 
-def load_anchors(root: Path) -> dict[str, tuple[float, float]]:
+def read(path: Path) -> dict[str, Any]:
     """
-    :param root: a store's folder; its own ``anchors.json`` comes before the committed one
-    :return: task to (random, expert) mean returns; tasks that were not measured are absent
-    :raises BenchmarkError: if the file is damaged
+    :param path: a file of anchors; it may be missing
+    :return: task to what :func:`measure` gave
+    :raises BenchmarkError: if the file is damaged, or an expert is no better than a random policy
     """
-    path = root / "anchors.json" if (root / "anchors.json").exists() else COMMITTED
     if not path.exists():
         return {}
     try:
         tasks = read_json(path)["tasks"]
-        return {task: (entry["random"]["mean"], entry["expert"]["mean"]) for task, entry in tasks.items()}
-    except (KeyError, TypeError) as error:
+        ends = {task: (float(entry["random"]["mean"]), float(entry["expert"]["mean"])) for task, entry in tasks.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchmarkError(
             f"{path} is not a file of anchors: make it anew with `python -m benchmarks anchors`"
         ) from error
+    for task, (random, expert) in ends.items():
+        if not -math.inf < random < expert < math.inf:
+            raise BenchmarkError(
+                f"{path}: on {task} the expert returns {expert} and the random policy {random}: that is no scale from 0 to 1"
+            )
+    return tasks
+
+
+def load_anchors(root: Path) -> dict[str, tuple[float, float]]:
+    """
+    :param root: a store's folder; the tasks of its own ``anchors.json`` come before the committed ones
+    :return: task to (random, expert) mean returns; tasks that were not measured are absent
+    :raises BenchmarkError: as :func:`read` does
+    """
+    tasks = read(COMMITTED) | read(root / "anchors.json")
+    return {task: (entry["random"]["mean"], entry["expert"]["mean"]) for task, entry in tasks.items()}

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +18,8 @@ from PIL import Image
 from benchmarks import figures, html, measurements, report, scores
 from benchmarks.costs import Spent
 from benchmarks.scores import RegimeScores
-from benchmarks.spec import BenchmarkError, Run, Suite, choose
+from benchmarks.spec import Suite, choose
+from benchmarks.store import Found
 
 __all__ = ["COMMANDS", "Study", "baseline_of", "read", "stale"]
 
@@ -74,31 +74,23 @@ def baseline_of(suite: Suite, label: str | None) -> str | None:
     return BASELINE if BASELINE in suite.algorithms else None
 
 
-def read(
-    suite: Suite,
-    finished: Iterable[tuple[Run, dict[str, Any]]],
-    failed: list[str],
-    anchors: dict[str, tuple[float, float]],
-    baseline: str | None,
-) -> Study:
+def read(suite: Suite, every: Iterable[Found], anchors: dict[str, tuple[float, float]], baseline: str | None) -> Study:
     """
     :param suite: the suite
-    :param finished: its finished runs with their records, best read one at a time: a large suite's fill gigabytes
-    :param failed: ids of the runs that failed for good
+    :param every: what a store holds of its runs; no record is kept
     :param anchors: task to its (random, expert) mean returns
     :param baseline: of :func:`baseline_of`
-    :return: the study
-    :raises BenchmarkError: if nothing is finished
+    :return: the study, which may be of nothing
     """
-    spent, measured = Spent(), []
-    for run, record in finished:
-        spent.add(run, record)
-        measured.append(measurements.measure(run, record))
-    if not measured:
-        raise BenchmarkError(
-            f"no run of {suite.identity} is finished yet: `python -m benchmarks run {suite.name}` makes them"
-        )
-    return Study(suite, scores.score(suite, measured, anchors, baseline), spent, failed)
+    spent, measured, failed = Spent(), [], []
+    for found in every:
+        if found.record:
+            spent.add(found.run, found.record)
+            measured.append(measurements.measure(found.run, found.record))
+        elif found.failure:
+            failed.append(found.run)
+    regimes = scores.score(suite, measured, anchors, baseline, failed)
+    return Study(suite, regimes, spent, [run.id for run in failed])
 
 
 def stale(folder: Path, study: Callable[[str | None], Study]) -> list[str]:

@@ -16,9 +16,9 @@ from benchmarks import provenance
 from benchmarks.locks import Lock
 from benchmarks.spec import Run
 from benchmarks.store import RecordExistsError, Store, UnwritableError
-from benchmarks.workers import Crew, Job, Letter, Processes, Serial
+from benchmarks.workers import Crew, Job, Letter
 
-__all__ = ["Event", "carry_out", "processes", "serial"]
+__all__ = ["Event", "carry_out"]
 
 TRIES = 3
 CHECKPOINT_MINUTES = 10.0
@@ -48,46 +48,6 @@ class Event:
 
 
 Report = Callable[[Event], None]
-
-
-def serial(
-    runs: list[Run],
-    root: Path,
-    report: Report,
-    checkpoint_minutes: float = CHECKPOINT_MINUTES,
-    retry_failed: bool = False,
-) -> None:
-    """
-    Carry out runs one after another in this process.
-
-    :param runs: what to run, in order
-    :param root: the store's folder
-    :param report: called with each event
-    :param checkpoint_minutes: see :func:`carry_out`
-    :param retry_failed: see :func:`carry_out`
-    """
-    carry_out(runs, root, report, Serial(), checkpoint_minutes, retry_failed)
-
-
-def processes(
-    runs: list[Run],
-    root: Path,
-    report: Report,
-    workers: int,
-    checkpoint_minutes: float = CHECKPOINT_MINUTES,
-    retry_failed: bool = False,
-) -> None:
-    """
-    Carry out runs in local worker processes.
-
-    :param runs: what to run, in order
-    :param root: the store's folder
-    :param report: called with each event, in this process; when it raises, the workers are stopped
-    :param workers: number of processes, >= 1
-    :param checkpoint_minutes: see :func:`carry_out`
-    :param retry_failed: see :func:`carry_out`
-    """
-    carry_out(runs, root, report, Processes(workers), checkpoint_minutes, retry_failed)
 
 
 def carry_out(
@@ -249,11 +209,13 @@ class _Driver:
         tracebacks = self._tracebacks[run.id]
         tracebacks.append(letter.text)
         if letter.kind == "raised" and len(tracebacks) < TRIES:
-            self._report(Event(run, "retrying", message=f"try {len(tracebacks)} of {TRIES} failed: {letter.text}"))
+            self._report(
+                Event(run, "retrying", message=f"try {len(tracebacks)} of {TRIES} failed: {_cause_first(letter.text)}")
+            )
             self._waiting.append(run)
             return
         path = self._store.write_failure(run, _failure(run, tracebacks))
-        self._end(run, Event(run, "failed", message=f"{letter.text}\nrecorded in {path}"))
+        self._end(run, Event(run, "failed", message=f"{_cause_first(letter.text)}\nrecorded in {path}"))
 
     def _give_up(self, run: Run, error: UnwritableError) -> None:
         self._disk_refuses = True
@@ -263,6 +225,12 @@ class _Driver:
         if lock := self._locks.pop(run.id, None):
             lock.release()
         self._report(event)
+
+
+def _cause_first(traceback: str) -> str:
+    """A traceback's last line tells most: it goes before it."""
+    lines = traceback.rstrip().splitlines()
+    return traceback if len(lines) == 1 else f"{lines[-1]}\n{traceback}"
 
 
 def _failure(run: Run, tracebacks: list[str]) -> dict[str, object]:

@@ -121,7 +121,7 @@ def _value(value: Any) -> str:
 
 def _runs(regimes: list[RegimeScores]) -> _Table:
     rows = [
-        (regime.regime, entry.algorithm, f"{entry.finished}/{entry.planned}", str(entry.seeds))
+        (regime.regime, entry.algorithm, report.done_of(entry), str(entry.seeds))
         for regime in regimes
         for entry in regime.algorithms
     ]

@@ -5,6 +5,7 @@ Repeats of one seed share their goals and are therefore not independent: they ar
 row a seed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -96,20 +97,19 @@ class RegimeRuns:
     :param suite: the suite
     :param regime: one of its regimes
     :param done: the suite's finished runs; those of other regimes are left out
+    :param failed: its runs that failed for good, likewise
 
     ``algorithms`` are those that the suite runs under the regime, in its order; ``planned`` counts the runs of each on each
-    task. ``seeds`` holds, for each algorithm that has any, the seeds that it has finished on all tasks.
+    task, ``failed`` those that failed. ``seeds`` holds, for each algorithm that has any, those that it has finished on all
+    tasks.
     """
 
-    def __init__(self, suite: Suite, regime: str, done: Iterable[Measurement]):
+    def __init__(self, suite: Suite, regime: str, done: Iterable[Measurement], failed: Iterable[Run] = ()):
         self.suite = suite
         of_regime = [run for run in plan(suite) if run.regime == regime]
         self.algorithms = list(dict.fromkeys(run.algorithm for run in of_regime))
-        self.planned = {
-            (algorithm, task): sum((run.algorithm, run.task) == (algorithm, task) for run in of_regime)
-            for algorithm in self.algorithms
-            for task in suite.tasks
-        }
+        self.planned = Counter((run.algorithm, run.task) for run in of_regime)
+        self.failed = Counter((run.algorithm, run.task) for run in failed if run.regime == regime)
         self._cells: dict[tuple[str, str, int], list[Measurement]] = {}
         for each in done:
             if each.run.regime == regime:
@@ -127,6 +127,11 @@ class RegimeRuns:
     def of_task(self, algorithm: str, task: str) -> list[Measurement]:
         """The finished runs of an algorithm on a task, those of seeds not finished on all tasks too."""
         return [each for seed in range(self.suite.seeds) for each in self._cells.get((algorithm, task, seed), [])]
+
+    def column(self, algorithm: str, task: str) -> np.ndarray:
+        """The scores of an algorithm on a task, means over repeats, of all seeds with a finished run, shape (seeds, 1)."""
+        cells = (self._cells.get((algorithm, task, seed)) for seed in range(self.suite.seeds))
+        return np.array([[np.mean([each.score for each in cell])] for cell in cells if cell])
 
     def matrix(self, algorithm: str, field: Callable[[Measurement], Any]) -> np.ndarray:
         """

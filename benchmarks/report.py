@@ -13,11 +13,22 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from benchmarks.scores import AlgorithmScores, Diagnostics, NormalisedScores, RegimeScores
+from benchmarks.scores import AlgorithmScores, Diagnostics, NormalisedScores, RegimeScores, TaskScores
 from benchmarks.spec import Suite
 from benchmarks.statistics import Estimate, StepsRatio
 
-__all__ = ["NORMALISATIONS", "Table", "legend", "markdown", "missing", "print_tables", "show", "tables", "write"]
+__all__ = [
+    "NORMALISATIONS",
+    "Table",
+    "done_of",
+    "legend",
+    "markdown",
+    "missing",
+    "print_tables",
+    "show",
+    "tables",
+    "write",
+]
 
 #: The normalisations as fields of AlgorithmScores, with their names for readers.
 NORMALISATIONS = {"min_max": "min-max", "absolute": "absolute"}
@@ -87,6 +98,8 @@ def legend(suite: Suite, regimes: list[RegimeScores]) -> list[str]:
         lines.append(f"No absolute score: no anchors for {', '.join(unanchored)}.")
     if any(entry.min_max and entry.min_max.curve is None for regime in regimes for entry in regime.algorithms):
         lines.append("No area and no steps ratio where the budget of a run ended before its first episode did.")
+    if any(entry.failed for regime in regimes for entry in regime.algorithms):
+        lines.append("Failed runs were tried three times; *.failed.json holds their tracebacks. They count as missing.")
     if any(missing(regime) for regime in regimes):
         lines.append("Runs are missing: the ranking is not final.")
     return lines
@@ -172,7 +185,11 @@ def tables(suite: Suite, regime: RegimeScores) -> Iterator[Table]:
     rows = []
     for task in suite.tasks:
         cells = (entry.tasks[task] for entry in regime.algorithms)
-        returns = (_text(cell.mean_return, 1) + _share(cell.finished, cell.planned) for cell in cells)
+        returns = (
+            _text(cell.mean_return and cell.mean_return.value, 1)
+            + ("" if cell.finished == cell.planned else f" ({done_of(cell)})")
+            for cell in cells
+        )
         rows.append((task, *returns, *(_text(anchor, 1) for anchor in regime.anchors[task] or (None, None))))
     yield Table(f"{where}: mean unscaled return of each task", header, rows)
 
@@ -181,13 +198,18 @@ def _ranking_row(entry: AlgorithmScores) -> tuple[str, ...]:
     return (
         _MISSING if entry.rank is None else str(entry.rank),
         entry.algorithm,
-        f"{entry.finished}/{entry.planned}",
+        done_of(entry),
         str(entry.seeds),
         _estimate(entry.min_max and entry.min_max.iqm, 3),
         _estimate(entry.absolute and entry.absolute.iqm, 3),
         _estimate(entry.raw, 1),
         _estimate(entry.success, 2),
     )
+
+
+def done_of(scores: AlgorithmScores | TaskScores) -> str:
+    """How many of its runs are finished, and how many have failed."""
+    return f"{scores.finished}/{scores.planned}" + (f", {scores.failed} failed" if scores.failed else "")
 
 
 def _aggregates_row(entry: AlgorithmScores, scores: NormalisedScores | None, compared: bool) -> tuple[str, ...]:
@@ -227,10 +249,6 @@ def _steps(steps: StepsRatio | None) -> str:
 def _text(number: float | None, digits: int) -> str:
     # Rounded first, and never "-0.00".
     return _MISSING if number is None else f"{round(number, digits) + 0.0:.{digits}f}"
-
-
-def _share(finished: int, planned: int) -> str:
-    return "" if finished == planned else f" ({finished}/{planned})"
 
 
 def _markdown(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
@@ -285,6 +303,7 @@ def _ranking_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
                 "algorithm": entry.algorithm,
                 "rank": entry.rank,
                 "finished": entry.finished,
+                "failed": entry.failed,
                 "planned": entry.planned,
                 "seeds": entry.seeds,
             }
@@ -323,8 +342,9 @@ def _task_records(regimes: list[RegimeScores]) -> list[dict[str, object]]:
             "algorithm": entry.algorithm,
             "task": task,
             "finished": scores.finished,
+            "failed": scores.failed,
             "planned": scores.planned,
-            "mean_return": _number(scores.mean_return),
+            **_columns("mean_return", scores.mean_return),
             "success": _number(scores.success),
         }
         for regime in regimes

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import curves, statistics
 from benchmarks.measurements import Measurement, RegimeRuns
-from benchmarks.spec import Suite
+from benchmarks.spec import Run, Suite
 from benchmarks.statistics import Band, Estimate, StepsRatio
 
 __all__ = [
@@ -43,14 +43,16 @@ class TaskScores:
     One algorithm on one task.
 
     :param finished: runs that have a record
+    :param failed: runs that failed for good and have none
     :param planned: runs of the suite
-    :param mean_return: mean unscaled return over all finished runs; None if there are none
-    :param success: mean success rate over them; None where the task does not tell
+    :param mean_return: mean unscaled return over the seeds that have finished runs of this task; None if there are none
+    :param success: mean success rate over all finished runs; None where the task does not tell
     """
 
     finished: int
+    failed: int
     planned: int
-    mean_return: float | None
+    mean_return: Estimate | None
     success: float | None
 
 
@@ -128,6 +130,7 @@ class AlgorithmScores:
 
     :param rank: 1 is the highest min-max IQM, equals share a rank; None without an IQM
     :param finished: runs that have a record
+    :param failed: runs that failed for good and have none
     :param planned: runs of the suite
     :param seeds: seeds finished on all tasks, which the estimates rest on
     :param min_max: normalised to the algorithms compared
@@ -148,6 +151,7 @@ class AlgorithmScores:
     algorithm: str
     rank: int | None
     finished: int
+    failed: int
     planned: int
     seeds: int
     min_max: NormalisedScores | None
@@ -185,6 +189,7 @@ def score(
     measurements: Iterable[Measurement],
     anchors: Mapping[str, tuple[float, float]],
     baseline: str | None = None,
+    failed: Iterable[Run] = (),
 ) -> list[RegimeScores]:
     """
     Score whatever is finished.
@@ -193,14 +198,15 @@ def score(
     :param measurements: of each finished run
     :param anchors: task to its (random, expert) mean returns
     :param baseline: label of the algorithm that the others are compared with
+    :param failed: the runs that failed for good
     :return: one entry a regime, in the suite's order
     """
-    measurements = list(measurements)
+    measurements, failed = list(measurements), list(failed)
     known = {task: anchors.get(task) for task in suite.tasks}
     ends = None if None in known.values() else np.array(list(known.values()))
     scored = []
     for regime in suite.regimes:
-        runs = RegimeRuns(suite, regime, measurements)
+        runs = RegimeRuns(suite, regime, measurements, failed)
         compared = baseline if baseline in runs.seeds else None
         scored.append(RegimeScores(regime, _score_regime(runs, ends, compared), known, compared))
     return scored
@@ -267,14 +273,16 @@ def _entry(runs: RegimeRuns, algorithm: str) -> AlgorithmScores:
         successes = [each.success for each in done if each.success is not None]
         tasks[task] = TaskScores(
             finished=len(done),
+            failed=runs.failed[algorithm, task],
             planned=runs.planned[algorithm, task],
-            mean_return=float(np.mean([each.score for each in done])) if done else None,
+            mean_return=statistics.interval(runs.column(algorithm, task), statistics.mean) if done else None,
             success=float(np.mean(successes)) if successes else None,
         )
     return AlgorithmScores(
         algorithm=algorithm,
         rank=None,
         finished=sum(task.finished for task in tasks.values()),
+        failed=sum(task.failed for task in tasks.values()),
         planned=sum(task.planned for task in tasks.values()),
         seeds=len(runs.seeds.get(algorithm, ())),
         min_max=None,

@@ -86,10 +86,12 @@ class _Frozen(BaseModel):
 
 
 Part = TypeVar("Part", bound=_Frozen)
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+# Strict: neither true nor "3" is a number.
+Positive = Annotated[float, Field(gt=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+NaturalNumber = Annotated[int, Field(ge=0, strict=True)]
 
 
 class _Algorithm(_Frozen):
@@ -100,7 +102,7 @@ class _Algorithm(_Frozen):
     """
 
     settings: dict[str, JsonValue] = {}
-    regimes: tuple[str, ...] | None = None
+    regimes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 class TrustAlgorithm(_Algorithm):
@@ -175,7 +177,7 @@ class Actors(_Frozen):
 
     n_actors: Count
     samples_per_insert: Positive | None = None
-    max_lag: Annotated[int, Field(ge=0)] | None = None
+    max_lag: NaturalNumber | None = None
     sync_every: Count = 1
     step_latency: NotNegative = 0.0
 
@@ -191,7 +193,7 @@ class Regime(_Frozen):
     """
 
     replay_window: Count
-    min_lag: Annotated[int, Field(ge=0)] = 0
+    min_lag: NaturalNumber = 0
     actors: Actors | None = None
     settings: dict[str, JsonValue] = {}
 
@@ -214,7 +216,7 @@ class Environment(_Frozen):
     """
 
     reward_scale: Positive = 1.0
-    action_bins: Annotated[int, Field(ge=2)] | None = None
+    action_bins: Annotated[int, Field(ge=2, strict=True)] | None = None
     n_envs: Count = 1
 
 
@@ -227,7 +229,7 @@ class WarmupCosine(_Frozen):
     """
 
     peak: Positive
-    warmup_iterations: Annotated[int, Field(ge=0)] = 0
+    warmup_iterations: NaturalNumber = 0
 
 
 class Learner(_Frozen):
@@ -236,12 +238,12 @@ class Learner(_Frozen):
 
     Every default is written out, so that a record's configuration is complete on its own, apart from ``n_epochs`` and
     ``kl_coef``: None leaves them to the class, see :class:`sb3_gipo.GIPO`. ``policy_kwargs`` is handed
-    on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh". ``policy`` is one that
-    Stable-Baselines3 knows by name, or "LayerNormActorCriticPolicy". A learning rate is a number, or a table such as
+    on to the policy; its ``activation_fn`` is the name of a class in ``torch.nn``, such as "Tanh". ``policy`` is one of
+    Stable-Baselines3's, or "LayerNormActorCriticPolicy". A learning rate is a number, or a table such as
     ``{peak = 3e-4, warmup_iterations = 10}``.
     """
 
-    policy: str = "MlpPolicy"
+    policy: Literal["MlpPolicy", "CnnPolicy", "MultiInputPolicy", "LayerNormActorCriticPolicy"] = "MlpPolicy"
     n_steps: Count = 2048
     batch_size: Count = 64
     n_epochs: Count | None = None
@@ -260,7 +262,7 @@ class Learner(_Frozen):
     vtrace_c_bar: Positive = 1.0
     bootstrap_time_limit: bool = True
     value_learning_rate: Positive | WarmupCosine | None = None
-    critic_updates: Annotated[int, Field(ge=0)] = 0
+    critic_updates: NaturalNumber = 0
     kl_coef: NotNegative | None = None
     kl_anchor: Literal["proximal", "behavior"] = "proximal"
     policy_kwargs: dict[str, JsonValue] = {}
@@ -290,7 +292,7 @@ class Suite(_Frozen):
     seeds: Count
     repeats: Count
     score_episodes: Count
-    evaluation_episodes: Annotated[int, Field(ge=0)] = 0
+    evaluation_episodes: NaturalNumber = 0
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     environment: Environment = Environment()
     learner: Learner = Learner()
@@ -301,6 +303,13 @@ class Suite(_Frozen):
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
         return _folder_name("suite name", name)
+
+    @field_validator("description", "note")
+    @classmethod
+    def _is_one_line(cls, text: str) -> str:
+        if len(text.splitlines()) > 1:
+            raise ValueError(f"it must be one line: it stands in headings and comments, got {text!r}")
+        return text
 
     @field_validator("tasks")
     @classmethod
@@ -352,6 +361,9 @@ class Suite(_Frozen):
                     f"algorithms.{label} runs in no regime: an outside algorithm has no replay window, so it needs one of "
                     "fresh data, with replay_window = 1"
                 )
+        for regime in self.regimes:
+            if not any(self.runs_in(label, regime) for label in self.algorithms):
+                raise ValueError(f"regimes.{regime}: no algorithm runs under it")
         return self
 
     @model_validator(mode="after")
@@ -364,10 +376,16 @@ class Suite(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _warm_ups_end(self) -> "Suite":
+    def _budget_is_long_enough(self) -> "Suite":
         for algorithm, regime in itertools.product(self.algorithms, self.regimes):
-            learner = self.learner_of(algorithm, regime)
+            learner, staleness = self.learner_of(algorithm, regime), self.regime_of(algorithm, regime)
             iterations = self.budget // (learner.n_steps * self.environment.n_envs)
+            # Actors' data ages by the learner's updates, however many it makes.
+            if staleness.min_lag >= iterations and staleness.actors is None and self.runs_in(algorithm, regime):
+                raise ValueError(
+                    f"regimes.{regime}: nothing becomes {staleness.min_lag} versions old (min_lag) within the {iterations} "
+                    f"iterations of the budget {self.budget}"
+                )
             for rate in (learner.learning_rate, learner.value_learning_rate):
                 if isinstance(rate, WarmupCosine) and rate.warmup_iterations >= iterations:
                     raise ValueError(
@@ -456,12 +474,6 @@ class Run(_Frozen):
         return digest(self.configuration)
 
 
-def _configured(regime: Regime) -> dict[str, Any]:
-    # Without actors, it is what it was before there were any: records made then remain valid.
-    left_out = {"settings"} if regime.actors else {"settings", "actors"}
-    return regime.model_dump(mode="json", exclude=left_out)
-
-
 def digest(configuration: dict[str, Any]) -> str:
     """
     :param configuration: JSON data
@@ -486,7 +498,8 @@ def load_suite(name: str, budget: int | None = None) -> Suite:
     :return: the suite
     :raises BenchmarkError: if there is no such suite, or something in it is unknown or out of range
     """
-    path = Path(name) if name.endswith(".toml") else SUITES / f"{choose('suite', name, suite_names())}.toml"
+    own = name.endswith(".toml")
+    path = Path(name) if own else SUITES / f"{choose('suite', name, suite_names())}.toml"
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -497,6 +510,11 @@ def load_suite(name: str, budget: int | None = None) -> Suite:
         raise BenchmarkError(f"{path.name}: unknown key 'budget_overridden': did you mean 'budget'?")
     try:
         suite = Suite.model_validate(data)
+        if own and suite.name in suite_names() and suite != load_suite(suite.name):
+            raise BenchmarkError(
+                f"{path.name}: the name {suite.name!r} is that of a suite that comes with the benchmark, and whose records "
+                "would be set aside: give yours another name"
+            )
         if budget in (None, suite.budget):
             return suite
         share = budget / suite.budget
@@ -524,8 +542,9 @@ def plan(
     :param tasks: only these tasks; empty for all
     :param algorithms: only these algorithms; empty for all
     :param regimes: only these regimes; empty for all
-    :return: the runs
-    :raises BenchmarkError: if a seed, repeat or name is not the suite's
+    :return: the runs, at least one
+    :raises BenchmarkError: if a seed, repeat or name is not the suite's, or no algorithm asked for runs under the regimes
+        asked for
     """
     chosen_tasks = _subset("task", tasks, suite.tasks)
     chosen_algorithms = _subset("algorithm", algorithms, suite.algorithms)
@@ -542,7 +561,10 @@ def plan(
                                 suite=suite, regime=regime, algorithm=algorithm, task=task, seed=seed, repeat=repeat
                             )
 
-    return list(every())
+    runs = list(every())
+    if not runs:
+        raise BenchmarkError(f"{', '.join(chosen_algorithms)} runs under none of {', '.join(chosen_regimes)}")
+    return runs
 
 
 def _with(part: Part, settings: dict[str, JsonValue]) -> Part:
@@ -563,11 +585,11 @@ def _subset(kind: str, chosen: Iterable[str], valid: Iterable[str]) -> list[str]
 
 
 def _numbers(kind: str, chosen: Iterable[int] | None, count: int) -> list[int]:
-    numbers = list(range(count)) if chosen is None else sorted(set(chosen))
+    numbers = range(count) if chosen is None else chosen
     for number in numbers:
         if not 0 <= number < count:
             raise BenchmarkError(f"{kind} {number} is not in the suite: it has {kind}s 0 to {count - 1}")
-    return numbers
+    return sorted(set(numbers))
 
 
 def _folder_name(kind: str, name: str) -> str:
@@ -585,6 +607,10 @@ def _say(problem: Any) -> str:
     if problem["type"] == "union_tag_invalid":
         names = [name for name in re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"]) if name != "outside"]
         return f"{where}: {_unknown('surrogate', problem['ctx']['tag'], names)}"
+    if problem["type"] == "union_tag_not_found":
+        return f'{where}: it needs a `surrogate`, such as "gaussian", or `outside`, got {problem["input"]!r}'
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{where}: it must be a table of settings, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     # Our own messages quote the bad value; pydantic's say only the range.
     given = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"

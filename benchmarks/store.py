@@ -12,23 +12,23 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.locks import Lock, try_lock
 from benchmarks.spec import BenchmarkError, Run, digest
 
 __all__ = [
     "BadRecordError",
+    "Found",
     "RecordExistsError",
     "Store",
-    "Survey",
     "UnwritableError",
     "read_json",
     "read_record",
     "replace_file",
+    "require_configuration",
 ]
 
 SET_ASIDE = "set-aside"
@@ -49,19 +49,20 @@ class UnwritableError(BenchmarkError):
     """The disk is full, or refuses to be written for another reason. No half file is left behind."""
 
 
-@dataclass(frozen=True)
-class Survey:
+class Found(NamedTuple):
     """
-    What a store holds of some runs.
+    What a store holds of a run: one of the following, or nothing.
 
-    :param finished: runs with their records
-    :param failed: runs without a record that failed for good, with what is known of it
-    :param bad: runs with a file that must not be counted, with a line that names it and says why
+    :param run: the run
+    :param record: its record, if it is finished
+    :param failure: what is known of its failure, if it failed for good and has no record
+    :param problem: a line that names a file in its place that must not be counted, and says why
     """
 
-    finished: list[tuple[Run, dict[str, Any]]] = field(default_factory=list)
-    failed: list[tuple[Run, dict[str, Any]]] = field(default_factory=list)
-    bad: list[tuple[Run, str]] = field(default_factory=list)
+    run: Run
+    record: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    problem: str | None = None
 
 
 class Store:
@@ -120,23 +121,21 @@ class Store:
         path = self.failure_path(run)
         return _of_run(read_record(path, {"tracebacks"}), run, path) if path.exists() else None
 
-    def survey(self, runs: list[Run]) -> Survey:
+    def survey(self, runs: Iterable[Run]) -> Iterator[Found]:
         """
         Read what there is, and stop at nothing.
 
         :param runs: the runs asked for
-        :return: which of them are finished, which have failed, and which files must not be counted
+        :return: what there is of each, one at a time: all records of a large suite fill gigabytes
         """
-        survey = Survey()
         for run in runs:
             try:
                 if self.finished(run):
-                    survey.finished.append((run, self.read(run)))
-                elif failure := self.read_failure(run):
-                    survey.failed.append((run, failure))
+                    yield Found(run, record=self.read(run))
+                else:
+                    yield Found(run, failure=self.read_failure(run))
             except BadRecordError as error:
-                survey.bad.append((run, str(error)))
-        return survey
+                yield Found(run, problem=str(error))
 
     def set_aside(self, run: Run) -> list[tuple[str, Path]]:
         """
@@ -179,7 +178,6 @@ class Store:
         :raises UnwritableError: if the disk is full, or refuses it
         """
         path = _write_once(self.path(run), record)
-        self.failure_path(run).unlink(missing_ok=True)
         self._tidy(run)
         return path
 
@@ -231,15 +229,17 @@ class Store:
 
         :param run: a run with a record
         """
-        if self._leftovers(run) or self._workshop(run).exists():
+        if self._leftovers(run) or self._workshop(run).exists() or self.failure_path(run).exists():
             lock = self.lock(run)
             if lock is not None:
                 self._tidy(run)
                 lock.release()
 
     def _tidy(self, run: Run) -> None:
-        """Remove what a finished run needed while it was made: nobody can write its record any more."""
-        for path in (self._checkpoint_path(run), *self._leftovers(run)):
+        """
+        Remove what a finished run needed while it was made, and how it failed before: nobody can write its record any more.
+        """
+        for path in (self.failure_path(run), self._checkpoint_path(run), *self._leftovers(run)):
             path.unlink(missing_ok=True)
         # A lock that is held stays, and a checkpoint that was set aside, and their folder with them.
         with contextlib.suppress(OSError):
@@ -281,10 +281,20 @@ def _agrees(record: dict[str, Any]) -> bool:
 def _of_run(record: dict[str, Any], run: Run, path: Path) -> dict[str, Any]:
     if record["run"] != run.id:
         raise BadRecordError(f"{path} has been moved: it is the record of {record['run']}")
+    require_configuration(record, run, path)
+    return record
+
+
+def require_configuration(record: dict[str, Any], run: Run, path: Path) -> None:
+    """
+    :param record: a record, or what is known of a failure
+    :param run: its run, as its suite is now
+    :param path: its file, for the message
+    :raises BadRecordError: if it was made by another configuration; what differs is named
+    """
     if record["digest"] != run.digest:
         changed = _differences(record["configuration"], run.configuration)
         raise BadRecordError(f"{path} was made by another configuration ({changed})")
-    return record
 
 
 def read_json(path: Path) -> Any:
@@ -298,7 +308,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecordError(f"{path} is damaged ({error})") from error
 
 

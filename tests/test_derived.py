@@ -21,10 +21,8 @@ COMMITTED = sorted(
 
 
 def study_of(suite, root, baseline=None):
-    store = Store(root)
-    finished = ((run, store.read(run)) for run in plan(suite) if store.finished(run))
-    failed = [run.id for run in plan(suite) if (root / f"{run.id}.failed.json").exists()]
-    return derived.read(suite, finished, failed, load_anchors(root), derived.baseline_of(suite, baseline))
+    every = Store(root).survey(plan(suite))
+    return derived.read(suite, every, load_anchors(root), derived.baseline_of(suite, baseline))
 
 
 def make(suite, root, kind, baseline=None, commit="abc123"):

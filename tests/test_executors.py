@@ -12,7 +12,7 @@ from benchmarks import executors, workers
 from benchmarks.run import execute
 from benchmarks.spec import BenchmarkError, Suite, plan
 from benchmarks.store import Store
-from benchmarks.workers import Letter
+from benchmarks.workers import Letter, Processes, Serial
 from sb3_gipo import GIPO
 
 # An episode of Pendulum lasts 200 steps: its runs end without a score, which is an error.
@@ -95,8 +95,8 @@ def files(root):
 
 def test_processes_make_the_records_that_serial_makes(tmp_path):
     serial, parallel = Listener(), Listener()
-    executors.serial(GOOD, tmp_path / "serial", serial)
-    executors.processes(GOOD, tmp_path / "processes", parallel, workers=2, checkpoint_minutes=ALWAYS)
+    executors.carry_out(GOOD, tmp_path / "serial", serial, Serial())
+    executors.carry_out(GOOD, tmp_path / "processes", parallel, Processes(2), checkpoint_minutes=ALWAYS)
     assert len(outcome(tmp_path / "serial")) == 2
     assert outcome(tmp_path / "serial") == outcome(tmp_path / "processes")
     assert files(tmp_path / "serial") == files(tmp_path / "processes") == [f"{run.id}.json" for run in GOOD]
@@ -109,7 +109,7 @@ def test_processes_make_the_records_that_serial_makes(tmp_path):
 
 def test_what_repeating_cannot_help_is_recorded_at_once_and_the_rest_is_done(tmp_path):
     listener = Listener()
-    executors.processes(plan(SUITE, seeds=[0]), tmp_path, listener, workers=1)
+    executors.carry_out(plan(SUITE, seeds=[0]), tmp_path, listener, Processes(1))
     assert [(run.split("/")[3], kind) for run, kind in listener.kinds()] == [
         ("Acrobot-v1", "failed"),
         ("CartPole-v1", "finished"),
@@ -190,13 +190,13 @@ def test_a_worker_keeps_nothing_of_a_finished_run():
     assert not left
 
 
-@pytest.mark.parametrize("executor", [executors.serial, lambda *work: executors.processes(*work, workers=1)])
-def test_a_record_made_meanwhile_is_kept(tmp_path, executor, record):
+@pytest.mark.parametrize("crew", [Serial, lambda: Processes(1)])
+def test_a_record_made_meanwhile_is_kept(tmp_path, crew, record):
     run = GOOD[0]
     listener = Listener()
     path = Store(tmp_path).write(run, record | {"score": -1.0})
     before = path.read_bytes()
-    executor([run], tmp_path, listener)
+    executors.carry_out([run], tmp_path, listener, crew())
     assert listener.kinds() == [(run.id, "exists")] and path.read_bytes() == before
     assert files(tmp_path) == [f"{run.id}.json"]
 
@@ -239,8 +239,8 @@ def test_a_worker_that_dies_is_replaced_and_its_run_goes_on_from_its_checkpoint(
 
     listener = Listener()
     run = LONG[0].model_copy(update={"suite": SUITE.model_copy(update={"budget": 640})})
-    executors.serial([run], tmp_path / "undisturbed", Listener())
-    executors.processes([run], tmp_path / "killed", kill_once, workers=1, checkpoint_minutes=ALWAYS)
+    executors.carry_out([run], tmp_path / "undisturbed", Listener(), Serial())
+    executors.carry_out([run], tmp_path / "killed", kill_once, Processes(1), checkpoint_minutes=ALWAYS)
     assert killed and [kind for _, kind in listener.kinds()] == ["finished", "resumed", "retrying"]
     assert "the worker process died (exit code -9)" in listener.of("retrying")[0].message
     assert listener.of("resumed")[0].steps >= 64
@@ -257,7 +257,7 @@ def test_a_worker_that_always_dies_fails_its_run_alone(tmp_path):
 
     listener = Listener()
     runs = [LONG[0], GOOD[1]]
-    executors.processes(runs, tmp_path, kill, workers=1, checkpoint_minutes=0)
+    executors.carry_out(runs, tmp_path, kill, Processes(1), checkpoint_minutes=0)
     assert [kind for _, kind in listener.kinds()] == ["failed", "retrying", "retrying", "finished"]
     tracebacks = Store(tmp_path).read_failure(LONG[0])["tracebacks"]
     assert tracebacks == ["the worker process died (exit code -9)"] * 3
@@ -270,7 +270,7 @@ def test_an_exception_in_the_driver_stops_the_workers_and_frees_the_runs(tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        executors.processes(GOOD, tmp_path, give_up, workers=2)
+        executors.carry_out(GOOD, tmp_path, give_up, Processes(2))
     assert not worker_processes() and files(tmp_path) == []
 
 
@@ -351,7 +351,7 @@ def test_without_checkpoints_none_is_made_or_used(tmp_path, record):
 def test_a_suspicious_checkpoint_is_set_aside_and_the_run_made_anew(tmp_path):
     store, listener = Store(tmp_path), Listener()
     store.write_checkpoint(GOOD[0], b"nonsense")
-    executors.serial(GOOD[:1], tmp_path, listener)
+    executors.carry_out(GOOD[:1], tmp_path, listener, Serial())
     (warning,) = listener.of("warning")
     assert "its checkpoint is not used: it is damaged. The run starts anew; the checkpoint is now" in warning.message
     folder = store.path(GOOD[0]).parent

@@ -17,8 +17,9 @@ import pytest
 import suites
 from suites import TINY, write_suite
 
-from benchmarks.executors import serial
+from benchmarks.executors import carry_out
 from benchmarks.spec import load_suite, plan
+from benchmarks.workers import Serial
 
 # Eight runs of ten iterations, and a checkpoint before each but the first.
 LONGER = TINY.replace("budget = 192", "budget = 640").replace("seeds = 2", "seeds = 1")
@@ -99,7 +100,7 @@ def disturb(folder, suite, victims, rng, *options):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    serial(plan(load_suite(write_suite(folder, LONGER))), folder / "results", lambda event: None, checkpoint_minutes=0)
+    carry_out(plan(load_suite(write_suite(folder, LONGER))), folder / "results", lambda event: None, Serial(), 0)
     return timeless(folder / "results")
 
 

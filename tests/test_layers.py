@@ -77,6 +77,7 @@ ROOMS = {
         "benchmarks.report",
         "benchmarks.scores",
         "benchmarks.spec",
+        "benchmarks.store",
     },
     "benchmarks/html.py": {
         "jinja2",

@@ -13,14 +13,15 @@ from functools import partial
 import pytest
 from suites import TINY, start, write_suite
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import Executor, _crew, main
 from benchmarks.anchors import load_anchors
-from benchmarks.executors import serial
+from benchmarks.executors import carry_out
 from benchmarks.measurements import measure
 from benchmarks.report import write
 from benchmarks.scores import score
 from benchmarks.spec import load_suite, plan
 from benchmarks.store import Store
+from benchmarks.workers import Processes, Serial
 
 
 def run_cli(monkeypatch, capsys, cwd, *arguments, code=0):
@@ -58,7 +59,7 @@ def test_plan_tells_the_cost_before_and_while_it_is_paid(cli, tmp_path):
     suite = write_suite(tmp_path)
     before = cli("plan", suite)
     assert "--seeds 0 --repeats 0" in before and "3,072" in before and "?" in before
-    cli("run", suite, "--workers", "1", "--regime", "fresh", "--seeds", "0")
+    cli("run", suite, "--executor", "serial", "--regime", "fresh", "--seeds", "0")
     rows = {
         line.split("│")[1].strip(): line.split("│")[2:-1] for line in cli("plan", suite).splitlines() if "│" in line
     }
@@ -72,18 +73,62 @@ def test_a_budget_may_be_a_share_of_the_suites_own(cli, tmp_path):
     assert "tiny@64" in cli("plan", suite, "--budget", "10%"), "at least one whole rollout"
     assert "tiny@128" in cli("plan", suite, "--budget", "60%")
     assert "tiny:" in cli("plan", suite, "--budget", "100%")
-    assert "--budget 'half' is not a number of environment steps" in cli("plan", suite, "--budget", "half", code=2)
+    for bad in ("half", "inf%", "nan%", "0%", "-10%", "0", "-64"):
+        told = cli("plan", suite, f"--budget={bad}", code=2)
+        assert f"--budget '{bad}' is not a number of environment steps" in told and "Traceback" not in told
+
+
+def test_ranges_are_within_the_suite(cli, tmp_path):
+    suite = write_suite(tmp_path)
+    for bad in ("3-1", "0-", "-1", "a", "1-b"):
+        assert f"--seeds '{bad}' is not a range such as 0-4" in cli("run", suite, f"--seeds={bad}", code=2)
+    assert "seed 2 is not in the suite" in cli("run", suite, "--seeds", "0-99999999999", code=2)
+
+
+def test_what_a_user_writes_is_not_markup(cli, tmp_path):
+    text = 'note = "[beta] first [/b]"\ndescription = "[x] [/stale]"\n' + TINY
+    suite = write_suite(tmp_path, text, seeds=1, repeats=1)
+    cli("run", suite, "--executor", "serial", "--results", "[b]")
+    assert "[x] [/stale]" in cli("status", suite, "--results", "[b]")
+    assert "[beta] first [/b]" in cli("table", suite, "--results", "[b]")
+    assert "[b]: 4 records" in cli("verify", "--results", "[b]")
+
+
+def test_hints_can_be_followed(cli, tmp_path):
+    suite = write_suite(tmp_path)
+    for command in ("table", "export", "plan"):
+        told = cli(command, suite, "--budget", "128", "--results", "there", code=0 if command == "plan" else 2)
+        assert f"python -m benchmarks run {suite} --budget 128 --results there" in told.replace("\n", "")
+    assert "there is no folder there/tiny" in cli("check", suite, "--results", "there", code=2)
+    assert "there is no folder there" in cli("verify", "--results", "there", code=2)
+
+
+def test_anchors_of_other_tasks_stay(cli, tmp_path):
+    measure = ("anchors", "--seeds", "0", "--episodes", "1", "--task")
+    cli(*measure, "CartPole-v1")
+    path = tmp_path / "results" / "anchors.json"
+    first = json.loads(path.read_text())["tasks"]
+    cli(*measure, "Pendulum-v1")
+    both = json.loads(path.read_text())["tasks"]
+    assert list(both) == ["CartPole-v1", "Pendulum-v1"] and both["CartPole-v1"] == first["CartPole-v1"]
+    assert both["Pendulum-v1"]["made"]["command"].endswith("--task Pendulum-v1")
+
+
+def test_one_worker_is_a_process_of_its_own():
+    """A simulator that crashes costs its run a try, and not the driver."""
+    crew = _crew(Executor.processes, 1, 1)
+    assert isinstance(crew, Processes) and isinstance(_crew(Executor.serial, 4, 4), Serial)
 
 
 def test_run_status_table(cli, tmp_path):
     suite = write_suite(tmp_path)
-    output = cli("run", suite, "--workers", "1", "--seeds", "0")
+    output = cli("run", suite, "--executor", "serial", "--seeds", "0")
     assert "0 of 8 runs finished, 8 to do" in output and "[8/8]" in output
     assert "8 of 16 runs" in cli("status", suite)
     incomplete = cli("table", suite)
     assert "Runs are missing: the ranking is not final." in incomplete
     assert "4/4" not in incomplete and "2/4" in incomplete
-    output = cli("run", suite, "--workers", "1")
+    output = cli("run", suite, "--executor", "serial")
     assert "8 of 16 runs finished, 8 to do" in output
     output = cli("table", suite)
     assert "4/4" in output and "Runs are missing" not in output
@@ -101,7 +146,7 @@ def test_run_status_table(cli, tmp_path):
 def test_plot_report_check(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
     assert "error: no run of tiny is finished yet" in cli("plot", suite, code=2)
-    cli("run", suite, "--workers", "1")
+    cli("run", suite, "--executor", "serial")
     folder = tmp_path / "results" / "tiny"
     assert "efficiency.svg" in cli("plot", suite)
     for path in folder.glob("*.*g"):
@@ -119,7 +164,7 @@ def test_plot_report_check(cli, tmp_path):
 def test_a_budget_of_ones_own_has_a_folder_of_its_own(cli, tmp_path):
     suite = write_suite(tmp_path)
     one_run = ("--seeds", "0", "--repeats", "0", "--regime", "stale", "--algorithm", "ppo")
-    cli("run", suite, "--budget", "128", "--workers", "1", *one_run)
+    cli("run", suite, "--budget", "128", "--executor", "serial", *one_run)
     assert list(records(tmp_path / "results")) == ["tiny@128/stale/ppo/CartPole-v1/seed0/repeat0.json"]
     assert "error: no run of tiny is finished yet" in cli("table", suite, code=2)
 
@@ -144,7 +189,7 @@ def test_mistakes_are_one_line(cli, tmp_path, arguments, message):
 
 def test_a_damaged_record_is_named_not_counted_and_made_anew(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
-    cli("run", suite, "--workers", "1")
+    cli("run", suite, "--executor", "serial")
     victim, *_ = records(tmp_path / "results").values()
     good = victim.read_bytes()
     victim.write_bytes(good[:100])
@@ -154,7 +199,7 @@ def test_a_damaged_record_is_named_not_counted_and_made_anew(cli, tmp_path):
         assert told in output
     assert victim.stat().st_size == 100
 
-    output = cli("run", suite, "--workers", "1")
+    output = cli("run", suite, "--executor", "serial")
     aside = tmp_path / "results/tiny/set-aside" / victim.relative_to(tmp_path / "results/tiny").with_suffix(".1.json")
     assert "3 of 4 runs finished, 1 to do" in output and f"It is now {aside.relative_to(tmp_path)}" in output
     assert aside.read_bytes() == good[:100]
@@ -164,12 +209,12 @@ def test_a_damaged_record_is_named_not_counted_and_made_anew(cli, tmp_path):
 
 def test_records_of_an_edited_suite_are_made_anew(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
-    cli("run", suite, "--workers", "1")
+    cli("run", suite, "--executor", "serial")
     write_suite(tmp_path, seeds=1, repeats=1, n_epochs=1)
     output = cli("status", suite)
     assert output.count("made by another configuration (learner.n_epochs 2 instead of 1)") == 4
     assert "0 of 4 runs" in output
-    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--workers", "1")
+    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--executor", "serial")
     assert "4 of 4 runs" in cli("status", suite)
     assert len(list((tmp_path / "results/tiny/set-aside").rglob("repeat0.1.json"))) == 4
 
@@ -180,7 +225,11 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(cli, tmp_path):
     suite = write_suite(tmp_path, text, seeds=1, repeats=1)
     output = cli("run", suite, "--workers", "2", code=1)
     name = "tiny/fresh/ppo/Acrobot-v1/seed0/repeat0"
-    assert f"{name}: failed: Traceback" in output and "no episode ended" in output
+    assert (
+        f"{name}: failed: benchmarks.spec.BenchmarkError" in output
+        and "Traceback" in output
+        and "no episode ended" in output
+    )
     assert "4 runs have failed; --retry-failed tries them again:" in output
     assert f"\n  {name}: results/{name}.failed.json" in output
     assert len(records(tmp_path / "results")) == 4
@@ -193,7 +242,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(cli, tmp_path):
     output = cli("run", suite, code=1)
     assert "4 of 8 runs finished, 4 failed, 0 to do" in output and "4 runs have failed" in output
     output = cli("run", suite, "--retry-failed", "--executor", "serial", code=1)
-    assert "4 of 8 runs finished, 4 to do" in output and output.count("failed: Traceback") == 4
+    assert "4 of 8 runs finished, 4 to do" in output and output.count("failed: benchmarks.spec.BenchmarkError") == 4
 
 
 def test_a_full_disk_is_told_and_what_is_missing_is_made_later(cli, tmp_path):
@@ -207,7 +256,7 @@ def test_a_full_disk_is_told_and_what_is_missing_is_made_later(cli, tmp_path):
     assert "Not all records could be written. The same command goes on from here." in output
     assert "Traceback" not in output
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
-    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--workers", "1")
+    assert "0 of 4 runs finished, 4 to do" in cli("run", suite, "--executor", "serial")
     assert "4 of 4 runs" in cli("status", suite)
 
 
@@ -235,7 +284,7 @@ def undisturbed(tmp_path_factory):
     """The ranking that the suite ends in when nothing is killed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     suite = load_suite(write_suite(folder))
-    serial(plan(suite), folder / "results", lambda event: None)
+    carry_out(plan(suite), folder / "results", lambda event: None, Serial())
     store = Store(folder / "results")
     done = [measure(run, store.read(run)) for run in plan(suite)]
     (folder / "results" / "tiny" / "ranking.csv").write_bytes(
@@ -263,21 +312,21 @@ def test_help_teaches(cli, tmp_path):
 
 def test_verify_tells_what_is_wrong_by_its_exit_code(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
-    assert "0 records, 0 failed runs, 0 files set aside; nothing wrong" in cli("verify")
-    cli("run", suite, "--workers", "1")
+    assert "there is no folder results" in cli("verify", code=2)
+    cli("run", suite, "--executor", "serial")
     assert "results: 4 records, 0 failed runs, 0 files set aside; nothing wrong" in cli("verify", "tiny")
     victim, *_ = records(tmp_path / "results").values()
     victim.write_text(victim.read_text().replace('"score": ', '"scare": '))
     output = cli("verify", code=1)
     assert f"WRONG {victim.relative_to(tmp_path)} is not a record of a run" in output and "; 1 wrong" in output
-    cli("run", suite, "--workers", "1")
+    cli("run", suite, "--executor", "serial")
     assert "4 records, 0 failed runs, 1 files set aside; nothing wrong" in cli("verify")
 
 
 def test_export_writes_two_tidy_files(cli, tmp_path):
     suite = write_suite(tmp_path, seeds=1, repeats=1)
     assert "error: no run of tiny is finished yet" in cli("export", suite, code=2)
-    cli("run", suite, "--workers", "1")
+    cli("run", suite, "--executor", "serial")
     assert "Written: results/tiny/export/scores.csv, results/tiny/export/curves.csv" in cli("export", suite)
     for name, rows in (("scores", 4), ("curves", 12)):
         with open(tmp_path / f"results/tiny/export/{name}.csv") as file:

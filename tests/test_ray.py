@@ -18,6 +18,7 @@ from test_executors import ALWAYS, GOOD, SUITE, Listener, files, outcome
 from benchmarks import executors
 from benchmarks.spec import load_suite, plan
 from benchmarks.store import Store
+from benchmarks.workers import Serial
 
 ROOT = Path(__file__).resolve().parents[1]
 # Long enough to be killed in the middle.
@@ -61,7 +62,7 @@ def disturbed(crew_module, tmp_path_factory):
 
 def test_ray_makes_the_records_that_serial_makes(disturbed, tmp_path):
     root, _ = disturbed
-    executors.serial([*LONG, *GOOD, HOPELESS], tmp_path, Listener(), checkpoint_minutes=ALWAYS)
+    executors.carry_out([*LONG, *GOOD, HOPELESS], tmp_path, Listener(), Serial(), checkpoint_minutes=ALWAYS)
     assert files(root) == files(tmp_path)
     # Of a run that failed, the checkpoint is kept too: it may be tried again.
     assert [name for name in files(root) if not name.endswith("/repeat0.json")] == [
@@ -117,5 +118,5 @@ def test_a_cluster_somewhere_else_needs_none_of_our_files(crew_module, tmp_path)
         cluster.terminate()
         cluster.wait(timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    executors.serial(plan(load_suite(suite)), tmp_path / "serial", Listener())
+    executors.carry_out(plan(load_suite(suite)), tmp_path / "serial", Listener(), Serial())
     assert outcome(tmp_path / "results") == outcome(tmp_path / "serial")

@@ -2,11 +2,12 @@ import csv
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 from synthetic import make_suite, realistic
 
-from benchmarks import report, scores
+from benchmarks import report, scores, statistics
 from benchmarks.measurements import measure
 from benchmarks.spec import plan
 from benchmarks.statistics import Estimate, StepsRatio
@@ -126,9 +127,40 @@ def test_csv_holds_the_numbers_unrounded(files, whole):
             assert float(row["improvement_low"]) == pytest.approx(entry.improvement.low, rel=1e-11)
     tasks = {(row["regime"], row["algorithm"], row["task"]): row for row in rows(files["tasks.csv"])}
     assert len(tasks) == 10
-    expected = whole[0].algorithms[0].tasks["reach-v3"].mean_return
+    expected = whole[0].algorithms[0].tasks["reach-v3"].mean_return.value
     first = tasks["fresh", whole[0].algorithms[0].algorithm, "reach-v3"]
     assert float(first["mean_return"]) == pytest.approx(expected, rel=1e-11) and first["finished"] == "4"
+
+
+def test_failed_runs_are_in_the_tables():
+    broken = [
+        run for run in plan(SUITE) if run.algorithm == "gipo(1.0,1.0)" and run.seed == 2 and run.regime == "stale"
+    ]
+    done = [measure(run, realistic(run)) for run in plan(SUITE) if run not in broken]
+    regimes = scores.score(SUITE, done, ANCHORS, "ppo", broken)
+    files = {name: content.decode() for name, content in report.write(SUITE, regimes, ORIGIN).items()}
+    assert "| gipo(1.0,1.0) | 6/8, 2 failed | 3 |" in files["table.md"] and "(3/4, 1 failed)" in files["table.md"]
+    assert "Failed runs were tried three times" in files["table.md"]
+    found = {(row["regime"], row["algorithm"]): row["failed"] for row in rows(files["ranking.csv"])}
+    assert found.pop(("stale", "gipo(1.0,1.0)")) == "2" and set(found.values()) == {"0"}
+    assert [row["failed"] for row in rows(files["tasks.csv"])].count("1") == 2
+
+
+def test_returns_of_each_task_have_intervals_over_seeds(files, whole):
+    entry = whole[0].algorithms[0]
+    found = {(row["regime"], row["algorithm"], row["task"]): row for row in rows(files["tasks.csv"])}
+    row = found["fresh", entry.algorithm, "reach-v3"]
+    column = np.array(
+        [
+            [realistic(run)["score"]]
+            for run in plan(SUITE, tasks=["reach-v3"], regimes=["fresh"], algorithms=[entry.algorithm])
+        ]
+    )
+    expected = statistics.interval(column, statistics.mean)
+    assert [float(row[f"mean_return{end}"]) for end in ("", "_low", "_high")] == pytest.approx(
+        [expected.value, expected.low, expected.high], rel=1e-11
+    )
+    assert expected.low < expected.value < expected.high
 
 
 def test_csv_of_missing_numbers_is_empty(partial):

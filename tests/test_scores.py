@@ -165,7 +165,7 @@ def test_missing_runs_are_marked_and_the_rest_is_scored():
     assert partial.raw.value == 0.0 and partial.raw.low is None and partial.ranks is None
     assert without_a_seed.rank is None and without_a_seed.min_max is None and without_a_seed.finished == 8
     assert without_a_seed.improvement is None and without_a_seed.utilization is None
-    assert without_a_seed.tasks["reach-v3"].mean_return == 1.5
+    assert without_a_seed.tasks["reach-v3"].mean_return.value == 1.5
     assert entries(scored, "fresh")["gipo(1.0,1.0)"].tasks["button-press-v3"].mean_return is None
 
 

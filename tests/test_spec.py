@@ -4,7 +4,7 @@ import math
 import pytest
 from suites import TINY, write_suite
 
-from benchmarks.spec import BenchmarkError, load_suite, plan, suite_names
+from benchmarks.spec import SUITES, BenchmarkError, load_suite, plan, suite_names
 
 
 def test_every_committed_suite_loads():
@@ -152,12 +152,54 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
             'outside = "PPO"\nsettings = {replay_window = 2}',
             "it needs one of fresh data",
         ),
+        ("seeds = 2", "seeds = true", "seeds: Input should be a valid integer, got True"),
+        ("learning_rate = 0.01", 'learning_rate = "3e-4"', "learning_rate.*valid number, got '3e-4'"),
+        ('surrogate = "ppo_clip"', "", "algorithms.ppo: it needs a `surrogate`"),
+        (
+            "[algorithms.ppo]",
+            '[algorithms]\nx = "ppo"\n[algorithms.ppo]',
+            "algorithms.x.*it must be a table of settings",
+        ),
+        ('"ppo_clip"', '"ppo_clip"\nregimes = []', "algorithms.ppo.*regimes: .*at least 1 item"),
+        ("[learner]", '[learner]\npolicy = "FooPolicy"', "learner.policy: .*'MlpPolicy'.*got 'FooPolicy'"),
+        ("seeds = 2", 'seeds = 2\nnote = "one\\ntwo"', r"note: it must be one line.*got 'one\\ntwo'"),
+        (
+            "replay_window = 3",
+            "replay_window = 4\nmin_lag = 3",
+            r"regimes.stale: nothing becomes 3 versions old \(min_lag\) within the 3 iterations of the budget 192",
+        ),
     ],
 )
 def test_bad_suites_are_named(tmp_path, old, new, message):
     assert old in TINY
     with pytest.raises(BenchmarkError, match=f"tiny.toml.*{message}"):
         load_suite(write_suite(tmp_path, TINY.replace(old, new, 1)))
+
+
+def test_a_regime_needs_an_algorithm(tmp_path):
+    text = TINY.replace('surrogate = "ppo_clip"', 'surrogate = "ppo_clip"\nregimes = ["fresh"]')
+    text = text.replace("sigma_neg_ratio = 0.5", 'sigma_neg_ratio = 0.5\nregimes = ["fresh"]')
+    with pytest.raises(BenchmarkError, match=r"regimes.stale: no algorithm runs under it"):
+        load_suite(write_suite(tmp_path, text))
+
+
+def test_a_name_of_ours_is_not_for_another_suite(tmp_path):
+    """Their records would share a folder, and each would set the other's aside."""
+    text = (SUITES / "demo.toml").read_text()
+    path = tmp_path / "copy.toml"
+    path.write_text(text)
+    assert load_suite(str(path)) == load_suite("demo")
+    path.write_text(text.replace("learning_rate = 3e-4", "learning_rate = 1e-3"))
+    with pytest.raises(
+        BenchmarkError, match=r"copy.toml: the name 'demo' is that of a suite that comes with the benchmark"
+    ):
+        load_suite(str(path))
+
+
+def test_nothing_to_run_is_an_error(tmp_path):
+    suite = load_suite(write_suite(tmp_path, TINY + '\n[algorithms.sb3-ppo]\noutside = "PPO"\n'))
+    with pytest.raises(BenchmarkError, match="sb3-ppo runs under none of stale"):
+        plan(suite, algorithms=["sb3-ppo"], regimes=["stale"])
 
 
 def test_unknown_suites_and_files():

@@ -167,10 +167,17 @@ def test_a_survey_goes_on_without_what_is_bad(tmp_path, store):
     store.write_failure(failed, failure_of(failed))
     store.write(damaged, record_of(damaged)).write_text("{")
     before = files(store)
-    survey = store.survey([finished, failed, damaged, missing])
-    assert [(each, record["score"]) for each, record in survey.finished] == [(finished, 1.5)]
-    assert [(each, record["tracebacks"]) for each, record in survey.failed] == [(failed, ["Traceback: it broke"])]
-    assert [(each, str(store.path(damaged)) in line) for each, line in survey.bad] == [(damaged, True)]
+    found = list(store.survey([finished, failed, damaged, missing]))
+    assert [each.run for each in found] == [finished, failed, damaged, missing]
+    assert [each.record and each.record["score"] for each in found] == [1.5, None, None, None]
+    assert [each.failure and each.failure["tracebacks"] for each in found] == [
+        None,
+        ["Traceback: it broke"],
+        None,
+        None,
+    ]
+    assert [each.problem is not None for each in found] == [False, False, True, False]
+    assert str(store.path(damaged)) in found[2].problem
     assert files(store) == before
 
 
@@ -197,7 +204,16 @@ def test_a_failure_is_set_aside_and_replaced_like_a_record(run, changed, store):
     assert place.name == "repeat0.failed.1.json" and store.read_failure(run) is None
     store.write_failure(run, failure_of(run))
     store.write(run, record_of(run))
-    assert not path.exists() and store.survey([run]).failed == []
+    assert not path.exists() and store.read_failure(run) is None
+
+
+def test_what_a_killed_writer_left_of_a_failure_does_not_outlive_the_record(run, store):
+    store.write(run, record_of(run))
+    store.write_failure(run, failure_of(run))
+    (found,) = store.survey([run])
+    assert found.record is not None and found.failure is None
+    store.sweep(run)
+    assert files(store) == [f"{run.id}.json"]
 
 
 def test_writing_a_record_removes_the_checkpoint_and_nothing_else(run, store):
@@ -261,4 +277,4 @@ def test_a_full_disk_is_one_line_wherever_it_shows(run, store, monkeypatch, call
 def test_a_file_that_cannot_be_read_is_not_called_bad(run, store):
     store.path(run).mkdir(parents=True)
     with pytest.raises(BenchmarkError, match=r"cannot read .*repeat0.json: Is a directory"):
-        store.survey([run])
+        list(store.survey([run]))

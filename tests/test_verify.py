@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from suites import write_suite
 from test_store import failure_of, record_of
@@ -89,4 +91,22 @@ def test_only_the_suites_asked_for(store, runs, tmp_path):
 
 
 def test_there_may_be_nothing(tmp_path):
-    assert verify(tmp_path / "nowhere").records == 0
+    assert verify(tmp_path).records == 0
+    with pytest.raises(BenchmarkError, match=r"there is no folder .*nowhere"):
+        verify(tmp_path / "nowhere")
+
+
+def test_a_record_of_another_configuration_is_told_where_the_suite_is_known(tmp_path, store, runs):
+    """As table and status see it, which read the suite."""
+    own = Path(write_suite(tmp_path))
+    assert verify(store.root, [str(own)]).wrong == []
+    text = own.read_text()
+    own.write_text(text.replace("n_epochs = 2", "n_epochs = 3"))
+    problems = verify(store.root, [str(own)]).wrong
+    assert len(problems) == 4 and all(
+        "another configuration (learner.n_epochs 2 instead of 3)" in each for each in problems
+    )
+    # Without its file nothing is known of the suite.
+    assert verify(store.root).wrong == []
+    own.write_text(text.replace("CartPole-v1", "Acrobot-v1"))
+    assert any("is not of a run of its suite" in each for each in verify(store.root, [str(own)]).wrong)
