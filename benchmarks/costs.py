@@ -15,12 +15,10 @@ __all__ = ["Cost", "Spent", "estimate"]
 @dataclass(frozen=True)
 class Cost:
     """
-    :param runs: how many
-    :param steps: environment steps of all of them
+    :param steps: environment steps of all runs
     :param cpu_seconds: estimated; None where no finished run tells
     """
 
-    runs: int
     steps: int
     cpu_seconds: float | None
 
@@ -47,9 +45,9 @@ def estimate(runs: Iterable[Run], finished: Iterable[tuple[Run, float]]) -> Cost
     runs = list(runs)
     steps = sum(run.suite.budget for run in runs)
     if not means[-1]:
-        return Cost(len(runs), steps, None)
+        return Cost(steps, None)
     each = (next(mean[kind(run)] for kind, mean in zip(kinds, means, strict=True) if kind(run) in mean) for run in runs)
-    return Cost(len(runs), steps, sum(each))
+    return Cost(steps, sum(each))
 
 
 @dataclass(frozen=True)

@@ -16,5 +16,5 @@ def test_a_run_costs_what_the_likest_finished_runs_cost(tmp_path):
     assert seconds(*ppo) == 3.0
     assert seconds("fresh", "gipo(1.0,0.5)", "Acrobot-v1") == 9.0, "the same algorithm on another task"
     assert seconds("stale", "ppo", "Acrobot-v1") == 5.0, "nothing alike: the mean of all"
-    assert estimate(runs.values(), finished) == Cost(8, 8 * 192, 3 + 3 + 9 + 9 + 4 * 5.0)
-    assert estimate(runs.values(), []) == Cost(8, 8 * 192, None)
+    assert estimate(runs.values(), finished) == Cost(8 * 192, 3 + 3 + 9 + 9 + 4 * 5.0)
+    assert estimate(runs.values(), []) == Cost(8 * 192, None)
