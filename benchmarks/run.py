@@ -81,11 +81,15 @@ def execute(
         episodes, or, where none ended within the budget (``episodes`` is 0 then), of those under way, played out by the
         final policy; the learning curve, one list for each quantity with one entry an iteration, null where there is none;
         the multipliers at each lag; where it came from and what it cost
-    :raises BenchmarkError: if no episode ends within the budget, nor within as many steps after it
+    :raises BenchmarkError: if the learner refuses its settings, or if no episode ends within the budget, nor within as many
+        steps after it
     """
     th.set_num_threads(1)
     stopwatch = Stopwatch()
-    model = make_model(run)
+    try:
+        model = make_model(run)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise BenchmarkError(f"{run.id}: its learner cannot be made: {error}") from error
     recorder = _Recorder(progress, timed=run.staleness.actors is not None)
     callbacks: list[BaseCallback] = [recorder]
     utilization = None

@@ -144,6 +144,14 @@ def test_a_task_without_an_end_is_an_error(tmp_path):
         execute(plan(load_suite(write_suite(tmp_path, text)))[0])
 
 
+def test_settings_that_the_learner_refuses_are_an_error(tmp_path):
+    text = TINY.replace("batch_size = 32", "batch_size = 1")
+    with pytest.raises(
+        BenchmarkError, match="repeat0: its learner cannot be made: `batch_size` must be greater than 1"
+    ):
+        execute(plan(load_suite(write_suite(tmp_path, text)))[0])
+
+
 def test_actors_collect_in_processes_of_their_own(tmp_path):
     pytest.importorskip("ray")
     text = TINY.replace("replay_window = 3", "replay_window = 3\nactors = {n_actors = 2, samples_per_insert = 4.0}")
