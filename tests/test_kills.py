@@ -63,7 +63,10 @@ def await_files(folder, count, process):
 
 
 def kill(victim, process):
-    started = [(child, " ".join(child.cmdline())) for child in psutil.Process(process.pid).children(recursive=True)]
+    started = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            started.append((child, " ".join(child.cmdline())))
     workers = [child for child, command in started if "spawn_main" in command or "ray::_attempt" in command]
     if victim == "worker":
         # The one that has loaded most is at work; Ray may be starting one just now.
@@ -93,8 +96,10 @@ def disturb(folder, suite, victims, rng, *options):
             assert before.items() <= finished(results).items(), "what is finished stays as it is"
         if process.poll() is not None:
             process = start(*command, cwd=folder)
-    code = process.wait(timeout=600)
-    assert code == 0, (folder / "output").read_text()
+    if process.wait(timeout=600) != 0:
+        # Some run has lost three workers: it is recorded as failed, until it is asked for again.
+        process = start(*command, "--retry-failed", cwd=folder)
+    assert process.wait(timeout=600) == 0, (folder / "output").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +125,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
 @pytest.mark.parametrize("victim", ["worker", "driver", "everything"])
 @pytest.mark.parametrize("executor", ["processes", "ray"])
 def test_killed_ten_times(tmp_path, undisturbed, victim, executor):
-    # A run whose worker is killed goes to the end of the queue, so that none is killed three times and recorded as failed.
+    # A run whose worker is killed goes to the end of the queue, so that hardly any is killed three times.
     rng = random.Random(f"{victim} {executor}")
     disturb(tmp_path, write_suite(tmp_path, LONGER), [victim] * 10, rng, "--executor", executor)
     check(tmp_path, undisturbed)
