@@ -323,11 +323,11 @@ def export(
     from benchmarks import export as room
 
     chosen = _load(suite, budget)
-    runs = [found.run for found in _survey(Store(results), plan(chosen)) if found.record]
+    store = Store(results)
+    runs = [found.run for found in _survey(store, plan(chosen)) if found.record]
     if not runs:
         raise _nothing_finished(chosen, suite, budget, results)
     folder = results / chosen.identity / "export"
-    store = Store(results)
     files = [
         room.write(make((each, store.read(each)) for each in runs), folder / f"{name}.{format.value}")
         for name, make in (("scores", room.scores), ("curves", room.curves))
@@ -357,9 +357,11 @@ def anchors(
     command += "".join(f" --task {name}" for name in task or ())
     numbers = _range("--seeds", seeds)
     assert numbers is not None
-    measured = room.measure(tasks, numbers, episodes, command, console.print)
     path = results / "anchors.json"
-    replace_file(path, json.dumps({"tasks": room.read(path) | measured}, indent=1) + "\n")
+    # Read first: that it is damaged is better known before the minutes that follow.
+    known = room.read(path)
+    measured = room.measure(tasks, numbers, episodes, command, console.print)
+    replace_file(path, json.dumps({"tasks": known | measured}, indent=1) + "\n")
     console.print(f"Written: {path}")
 
 
