@@ -15,13 +15,14 @@ import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks import provenance
+from benchmarks.recording import Recorder
 from benchmarks.spec import Run
 from sb3_gipo import GIPO, UtilizationRecorder
 
@@ -65,13 +66,6 @@ class Checkpoints:
     keep: Callable[[bytes], None]
     resumed: Callable[[int], None]
     ignored: Callable[[str, bool], None]
-
-
-class Recorder(Protocol):
-    """What the checkpoint needs of whoever writes the learning curve. It holds no unfinished row when a rollout starts."""
-
-    curve: dict[str, list[Any]]
-    episodes: list[dict[str, Any]]
 
 
 class _UselessError(Exception):
@@ -133,8 +127,7 @@ class Checkpointer(BaseCallback):
             self._checkpoints.ignored(error.reason, error.suspicious)
             model.get_env().close()
             return start_over()
-        self._recorder.curve = state["curve"]
-        self._recorder.episodes = state["episodes"]
+        self._recorder.recording = state["recording"]
         self._utilization.histogram = state["histogram"]
         self._utilization.multiplier_sum = state["multiplier_sum"]
         self._stopwatch.add(state["cost"])
@@ -167,8 +160,7 @@ class Checkpointer(BaseCallback):
         state = {
             "model": model.getvalue(),
             "buffer": buffer.getvalue(),
-            "curve": self._recorder.curve,
-            "episodes": self._recorder.episodes,
+            "recording": self._recorder.recording,
             "histogram": self._utilization.histogram,
             "multiplier_sum": self._utilization.multiplier_sum,
             "actions": actions,
@@ -203,7 +195,9 @@ def _restore(model: GIPO, state: dict[str, Any]) -> GIPO:
     environment = model.get_env()
     observations, returns = _replay(environment, state["actions"])
     resumed = GIPO.load(io.BytesIO(state["model"]), env=environment, device=model.device, force_reset=False)
-    if not _equal(observations, resumed._last_obs) or returns != [episode["r"] for episode in state["episodes"]]:
+    if not _equal(observations, resumed._last_obs) or returns != [
+        episode["r"] for episode in state["recording"].episodes
+    ]:
         raise _UselessError("replaying its actions led elsewhere: the task is not deterministic", suspicious=True)
     resumed.set_logger(model.logger)
     # Making and loading models reseeds everything, so the random streams come last, with the buffer.

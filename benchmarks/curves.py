@@ -21,10 +21,10 @@ def grid(budget: int) -> np.ndarray:
 
 def on_grid(steps: Sequence[int], values: Sequence[float | None], budget: int) -> np.ndarray:
     """
-    A quantity at each grid point: its mean over the iterations that ended in the last tenth of the budget before it. Where
+    A quantity at each grid point: its mean over the rows that ended in the last tenth of the budget before it. Where
     there was none (no episode ended, nothing was trained), the point before is kept; before the first, the first.
 
-    :param steps: environment steps after each iteration, ascending
+    :param steps: environment steps after each row, ascending
     :param values: the quantity in each, None where there was none
     :param budget: environment steps of a run
     :return: (POINTS,), all NaN if there is no value at all, and otherwise free of NaN
@@ -45,9 +45,9 @@ def on_grid(steps: Sequence[int], values: Sequence[float | None], budget: int) -
 
 def reached(steps: Sequence[int], seconds: Sequence[float], budget: int) -> np.ndarray:
     """
-    When a run came to each grid point, steps between two iterations taken as evenly spread.
+    When a run came to each grid point, steps between two rows taken as evenly spread.
 
-    :param steps: environment steps after each iteration, ascending
+    :param steps: environment steps after each row, ascending
     :param seconds: since the run began, at the end of each
     :param budget: environment steps of a run
     :return: (POINTS,) seconds

@@ -1,4 +1,4 @@
-"""Records to tidy tables for other programs: one of scores, with a row a run, and one of curves, with a row an iteration."""
+"""Records to tidy tables for other programs: one of scores, with a row a run, and one of learning curves."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,14 +24,12 @@ def scores(finished: Iterable[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
 def curves(finished: Iterable[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
     """
     :param finished: runs with their records, at least one
-    :return: a row for each iteration of each, in the order in which they were made; what an iteration has not is NaN
+    :return: the rows of each one's learning curve, in the order in which they were made; what a row has not is NaN
     """
     parts = []
     for run, record in finished:
         curve = {name: _numbers(values) for name, values in record["curve"].items()}
-        steps = curve.pop("steps").astype(np.int64)
-        constants = _coordinates(run)
-        parts.append(pd.DataFrame({**constants, "iteration": np.arange(1, len(steps) + 1), "steps": steps, **curve}))
+        parts.append(pd.DataFrame(_coordinates(run) | curve).astype({"steps": np.int64}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -1,8 +1,6 @@
 """One run in, one record out. Never compares runs."""
 
 import inspect
-import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_gipo
 from benchmarks import envs, provenance
 from benchmarks.checkpoints import Checkpointer, Checkpoints, Stopwatch
+from benchmarks.recording import Recorder, short, success
 from benchmarks.spec import Algorithm, BenchmarkError, OutsideAlgorithm, Run, WarmupCosine, choose
 from sb3_gipo import (
     GIPO,
@@ -37,24 +36,7 @@ from sb3_gipo import (
 from sb3_gipo.policies import LayerNormActorCriticPolicy
 from sb3_gipo.schedules import WarmupCosineSchedule
 
-__all__ = ["DIAGNOSTICS", "execute", "make_model"]
-
-# What is logged about each update, in the record's learning curve under the name without "train/". Outside algorithms log
-# a few of these; the others are null.
-DIAGNOSTICS = (
-    "lag_mean",
-    "lag_max",
-    "dead_fraction",
-    "ess",
-    "log_ratio_abs_p95",
-    "approx_kl",
-    "kl_loss",
-    "policy_gradient_loss",
-    "value_loss",
-    "entropy_loss",
-    "loss",
-    "explained_variance",
-)
+__all__ = ["execute", "make_model"]
 
 _SURROGATES: dict[str, type[Surrogate]] = {
     "gaussian": GaussianTrust,
@@ -79,8 +61,8 @@ def execute(
         of their state, are never checkpointed. None: no checkpoints
     :return: the record, JSON data: the run's id, configuration and digest; its score and success, of the last training
         episodes, or, where none ended within the budget (``episodes`` is 0 then), of those under way, played out by the
-        final policy; the learning curve, one list for each quantity with one entry an iteration, null where there is none;
-        the multipliers at each lag; where it came from and what it cost
+        final policy; the learning curve, one list for each quantity, null where there is none
+        (:class:`~benchmarks.recording.Recorder`); the multipliers at each lag; where it came from and what it cost
     :raises BenchmarkError: if the learner refuses its settings, or if no episode ends within the budget, nor within as many
         steps after it
     """
@@ -90,7 +72,7 @@ def execute(
         model = make_model(run)
     except (AssertionError, TypeError, ValueError) as error:
         raise BenchmarkError(f"{run.id}: its learner cannot be made: {error}") from error
-    recorder = _Recorder(progress, timed=run.staleness.actors is not None)
+    recorder = Recorder(_iterations(run), progress, timed=run.staleness.actors is not None)
     callbacks: list[BaseCallback] = [recorder]
     utilization = None
     if isinstance(model, GIPO):
@@ -108,7 +90,8 @@ def execute(
             log_interval=None,  # type: ignore[arg-type]
             reset_num_timesteps=False,
         )
-        last = recorder.episodes[-run.suite.score_episodes :] or _play_out(model, run)
+        episodes = recorder.recording.episodes
+        last = episodes[-run.suite.score_episodes :] or _play_out(model, run)
         evaluation = _evaluate(model, run)
     finally:
         model.get_env().close()
@@ -117,17 +100,17 @@ def execute(
         "digest": run.digest,
         "configuration": run.configuration,
         "score": float(np.mean([episode["r"] for episode in last])),
-        "success": _success(last, "is_success"),
-        "success_last": _success(last, "is_success_last"),
+        "success": success(last, "is_success"),
+        "success_last": success(last, "is_success_last"),
         "evaluation": evaluation,
-        "episodes": len(recorder.episodes),
+        "episodes": len(episodes),
         "scored_episodes": len(last),
         "seeds": {
             "environment": envs.environment_seed(run.seed),
             "evaluation": envs.evaluation_seed(run.seed),
             "learner": envs.learner_seed(run.seed, run.repeat),
         },
-        "curve": recorder.curve,
+        "curve": recorder.recording.curve,
         "by_lag": _by_lag(utilization, run.staleness.replay_window) if utilization else None,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
@@ -211,8 +194,7 @@ def _arguments(run: Run) -> dict[str, Any]:
     for name in ("learning_rate", "value_learning_rate"):
         rate = getattr(learner, name)
         if isinstance(rate, WarmupCosine):
-            iterations = run.suite.budget // (learner.n_steps * run.suite.environment.n_envs)
-            arguments[name] = WarmupCosineSchedule(rate.peak, rate.warmup_iterations, iterations)
+            arguments[name] = WarmupCosineSchedule(rate.peak, rate.warmup_iterations, _iterations(run))
     if learner.policy == LayerNormActorCriticPolicy.__name__:
         arguments["policy"] = LayerNormActorCriticPolicy
     policy = arguments["policy_kwargs"]
@@ -220,6 +202,10 @@ def _arguments(run: Run) -> dict[str, Any]:
         name = choose("activation_fn", policy["activation_fn"], th.nn.modules.activation.__all__)
         policy["activation_fn"] = getattr(th.nn, name)
     return arguments
+
+
+def _iterations(run: Run) -> int:
+    return run.suite.budget // (run.learner.n_steps * run.suite.environment.n_envs)
 
 
 def _make_outside(algorithm: type[OnPolicyAlgorithm], arguments: dict[str, Any]) -> OnPolicyAlgorithm:
@@ -265,14 +251,9 @@ def _evaluate(model: OnPolicyAlgorithm, run: Run) -> dict[str, Any] | None:
     return {
         "episodes": len(episodes),
         "return": float(np.mean([episode["r"] for episode in episodes])),
-        "success": _success(episodes, "is_success"),
-        "success_last": _success(episodes, "is_success_last"),
+        "success": success(episodes, "is_success"),
+        "success_last": success(episodes, "is_success_last"),
     }
-
-
-def _success(episodes: list[dict[str, Any]], key: str) -> float | None:
-    values = [episode[key] for episode in episodes if key in episode]
-    return float(np.mean(values)) if values else None
 
 
 def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
@@ -288,7 +269,7 @@ def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
 
     def mean(of_lag: np.ndarray) -> list[float | None]:
         sums = per_bucket(np.nan_to_num(of_lag) * seen.counts)
-        return [_short(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+        return [short(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
 
     counts = per_bucket(seen.counts)
     return {
@@ -298,60 +279,3 @@ def _by_lag(seen: UtilizationRecorder, window: int) -> dict[str, list[Any]]:
         "multiplier": mean(seen.mean_multiplier),
         "dead_fraction": mean(seen.dead_fraction),
     }
-
-
-class _Recorder(BaseCallback):
-    """
-    Writes the learning curve: one row a rollout, closed when the next one begins, after the updates between them. Timed, it
-    also holds the seconds since the first rollout began, or arrived.
-    """
-
-    def __init__(self, progress: Callable[[int], None], timed: bool = False):
-        super().__init__()
-        self.progress = progress
-        self.timed = timed
-        self._began: float | None = None
-        self.episodes: list[dict[str, Any]] = []
-        self.curve: dict[str, list[Any]] = {
-            name: [] for name in ("steps", "return", "success", "success_last", *DIAGNOSTICS)
-        }
-        if timed:
-            self.curve["seconds"] = []
-        self._finished: list[dict[str, Any]] = []
-
-    def _on_step(self) -> bool:
-        self._finished += [info["episode"] for info in self.locals["infos"] if "episode" in info]
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if self.timed and self._began is None:
-            self._began = time.monotonic()
-        self._close_row()
-
-    def _on_training_end(self) -> None:
-        self._close_row()
-
-    def _close_row(self) -> None:
-        # Nothing is new when a run starts, or goes on from a checkpoint.
-        if self.num_timesteps == (self.curve["steps"] or [0])[-1]:
-            return
-        row = {
-            "steps": self.num_timesteps,
-            "return": _short(np.mean([episode["r"] for episode in self._finished])) if self._finished else None,
-            "success": _success(self._finished, "is_success"),
-            "success_last": _success(self._finished, "is_success_last"),
-        }
-        logged = self.logger.name_to_value
-        row |= {name: _short(logged[f"train/{name}"]) if f"train/{name}" in logged else None for name in DIAGNOSTICS}
-        if self.timed:
-            row["seconds"] = _short(time.monotonic() - self._began)
-        for name, value in row.items():
-            self.curve[name].append(value)
-        self.episodes += self._finished
-        self._finished = []
-        self.progress(self.num_timesteps)
-
-
-def _short(number: float) -> float | None:
-    """Six significant digits are enough for a curve; what is not finite (an undefined explained variance) is null."""
-    return float(f"{number:.6g}") if math.isfinite(number) else None

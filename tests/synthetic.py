@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.run import DIAGNOSTICS
+from benchmarks.recording import DIAGNOSTICS
 from benchmarks.spec import Suite, plan
 from benchmarks.store import Store
 

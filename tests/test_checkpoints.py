@@ -10,6 +10,7 @@ import pytest
 from suites import TINY, write_suite
 
 from benchmarks import checkpoints as room
+from benchmarks import recording
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.run import execute
 from benchmarks.spec import load_suite, plan
@@ -68,6 +69,17 @@ def test_a_resumed_run_ends_in_the_record_of_an_undisturbed_one(tmp_path, text):
         again, steps = Shelf(checkpoint), []
         assert timeless(execute(run, steps.append, again.checkpoints)) == undisturbed
         assert again.resumed == [iterations[nth]] and steps == iterations[nth + 1 :] and not again.ignored
+
+
+def test_a_run_resumed_in_the_middle_of_a_row_of_its_curve(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "MAX_ROWS", 2)
+    run = run_of(tmp_path)
+    shelf = Shelf()
+    undisturbed = timeless(execute(run, checkpoints=shelf.checkpoints))
+    assert undisturbed["curve"]["steps"] == [128, 192]
+    for checkpoint in shelf.kept:
+        again = Shelf(checkpoint)
+        assert timeless(execute(run, checkpoints=again.checkpoints)) == undisturbed and again.resumed
 
 
 def test_a_run_handed_on_to_another_process_and_back(tmp_path):

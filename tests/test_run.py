@@ -8,8 +8,9 @@ from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from suites import TINY, write_suite
 
-from benchmarks import envs
-from benchmarks.run import DIAGNOSTICS, _by_lag, execute, make_model
+from benchmarks import envs, recording
+from benchmarks.recording import DIAGNOSTICS
+from benchmarks.run import _by_lag, execute, make_model
 from benchmarks.spec import BenchmarkError, Learner, load_suite, plan
 from sb3_gipo import GIPO, GaussianTrust, PPOClip, UtilizationRecorder
 from sb3_gipo.policies import LayerNormActorCriticPolicy
@@ -45,6 +46,37 @@ def test_a_record_says_what_was_done(runs):
     assert all(len(values) == 3 for values in curve.values())
     assert record["scored_episodes"] == 5 <= record["episodes"]
     assert record["cpu_seconds"] > 0 and record["wall_seconds"] > 0
+
+
+def test_long_curves_share_rows(runs, monkeypatch):
+    """Three iterations in two rows: the first has two, the second what is left."""
+    run = runs["stale/gipo(1.0,0.5)/CartPole-v1/seed1/repeat0"]
+    every, progress = execute(run), []
+    monkeypatch.setattr(recording, "MAX_ROWS", 2)
+    shared = execute(run, progress.append)
+    assert progress == [64, 128, 192] and shared["curve"]["steps"] == [128, 192]
+    assert shared["score"] == every["score"] and shared["by_lag"] == every["by_lag"]
+    for name in ("ess", "loss", "lag_mean", "lag_max"):
+        first, second, last = every["curve"][name]
+        assert shared["curve"][name] == [pytest.approx((first + second) / 2, rel=1e-5), last]
+
+
+@pytest.mark.parametrize(("rows", "ends"), [(1000, [64, 128, 192]), (2, [128, 192]), (1, [192])])
+def test_a_row_has_the_mean_return_of_its_episodes(runs, monkeypatch, rows, ends):
+    run, episodes = runs["fresh/ppo/CartPole-v1/seed0/repeat0"], []
+
+    def see(local, _):
+        steps = local["self"].num_timesteps
+        episodes.extend((steps, info["episode"]["r"]) for info in local["infos"] if "episode" in info)
+        return True
+
+    make_model(run).learn(192, callback=see)
+    monkeypatch.setattr(recording, "MAX_ROWS", rows)
+    expected = [
+        np.mean([value for steps, value in episodes if begin < steps <= end])
+        for begin, end in zip([0, *ends], ends, strict=False)
+    ]
+    assert execute(run)["curve"]["return"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_score_is_the_mean_of_the_last_episodes(runs, tmp_path):
