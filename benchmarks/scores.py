@@ -375,11 +375,13 @@ def _utilization(runs: RegimeRuns, name: str) -> Utilization | None:
         return None
     lags, multiplier = np.zeros(0), None
     every = [each.lags for task in runs.suite.tasks for each in runs.of_task(name, task)]
-    if every[0].size and all(np.array_equal(each, every[0]) for each in every):
-        matrix = runs.matrix(name, lambda each: each.multiplier)
+    if all(each.size for each in every):
+        # Asynchronous runs have ranges of their own, as far as their lags went.
+        at = every[0]
+        matrix = runs.matrix(name, lambda each: np.interp(at, each.lags, each.multiplier, left=np.nan, right=np.nan))
         seen = ~np.isnan(matrix).any(axis=(0, 1))
         if seen.any():
-            lags, (multiplier, _) = every[0][seen], statistics.band(matrix[..., seen], statistics.mean)
+            lags, (multiplier, _) = at[seen], statistics.band(matrix[..., seen], statistics.mean)
     return Utilization(
         dead_fraction=statistics.band(dead, statistics.mean)[0],
         ess=statistics.band(ess, statistics.mean)[0],

@@ -244,6 +244,24 @@ def test_lags_that_some_run_never_saw_are_left_out():
     assert found.lags.tolist() == list(range(7)) and len(found.multiplier.low) == 7
 
 
+def test_runs_with_lag_ranges_of_their_own_meet_where_all_have_been():
+    """As of asynchronous actors, whose lags go as far as they do. Multipliers on a line are met exactly between ranges."""
+    suite = make_suite()
+
+    def record(run):
+        made = realistic(run)
+        if "by_lag" in made:
+            first = [0, 2, 6, 20] if run.seed else [0, 4, 10]
+            last = [1, 5, 19, 21] if run.seed else [3, 9, 13]
+            made["by_lag"] |= {"first": first, "last": last, "count": [10] * len(first)}
+            made["by_lag"]["multiplier"] = [1 - (begin + end) / 100 for begin, end in zip(first, last, strict=True)]
+        return made
+
+    found = entries(scores.score(suite, measured(suite, record), ANCHORS), "stale")["ppo"].utilization
+    assert found.lags.tolist() == [1.5, 6.5, 11.5]
+    assert found.multiplier.value.tolist() == pytest.approx([0.97, 0.87, 0.77])
+
+
 def test_old_records_have_no_multipliers_and_all_else():
     suite = make_suite()
 
