@@ -7,6 +7,7 @@ shape (batch,), or (batch, dimensions) when every action dimension has a ratio o
 
 import math
 
+import numpy as np
 import torch as th
 
 __all__ = [
@@ -104,20 +105,24 @@ def summary(
     :param lags: policy versions since collection, ≥ 0
     :return: name → value
     """
-    x, age = log_ratio.flatten().float(), lags.float()
-    levels = th.tensor([0.05, 0.5, 0.95], device=x.device)
-    x_quantiles = dict(zip(("p05", "p50", "p95"), th.quantile(x, levels).tolist(), strict=True))
+    age = lags.float()
+    x_quantiles = dict(zip(("p05", "p50", "p95"), _quantiles(log_ratio, 0.05, 0.5, 0.95), strict=True))
     shares = contribution_by_lag(multiplier, advantages, lags).tolist()
     return {
         "lag_mean": age.mean().item(),
-        "lag_p95": th.quantile(age, 0.95).item(),
+        "lag_p95": _quantiles(lags, 0.95)[0],
         "lag_max": age.max().item(),
         "dead_fraction": dead_fraction(multiplier).item(),
         "suppressed_fraction": suppressed_fraction(log_trust_weight).item(),
         "ess": effective_sample_size(multiplier).item(),
         "truncation": truncation(log_ratio, log_trust_weight).item(),
         **{f"log_ratio_{name}": value for name, value in x_quantiles.items()},
-        "log_ratio_abs_p95": th.quantile(x.abs(), 0.95).item(),
-        "log_ratio_abs_max": x.abs().max().item(),
+        "log_ratio_abs_p95": _quantiles(log_ratio.abs(), 0.95)[0],
+        "log_ratio_abs_max": log_ratio.abs().max().item(),
         **{f"contribution_lag_{start}": share for start, share in zip(LAG_BUCKETS, shares, strict=True)},
     }
+
+
+def _quantiles(numbers: th.Tensor, *levels: float) -> list[float]:
+    # th.quantile refuses more than 2**24 numbers: an iteration of 256 environments has as many.
+    return np.quantile(numbers.cpu().numpy(), levels).tolist()

@@ -23,7 +23,7 @@ LIBRARY = {"sb3_gipo", "stable_baselines3", "torch", "numpy", "gymnasium", "ray"
 ROOMS = {
     "sb3_gipo/surrogates.py": {"torch"},
     "sb3_gipo/targets.py": {"torch"},
-    "sb3_gipo/utilization.py": {"torch"},
+    "sb3_gipo/utilization.py": {"numpy", "torch"},
     "sb3_gipo/losses.py": {"torch", "sb3_gipo.surrogates"},
     "sb3_gipo/bounds.py": set(),
     "sb3_gipo/schedules.py": set(),

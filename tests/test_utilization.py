@@ -64,6 +64,13 @@ def test_summary_has_the_quantiles():
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
+def test_quantiles_are_torchs_and_know_no_limit():
+    x = th.randn(999, generator=th.Generator().manual_seed(0))
+    levels = [0.05, 0.5, 0.95]
+    assert utilization._quantiles(x, *levels) == pytest.approx(th.quantile(x, th.tensor(levels)).tolist(), abs=1e-6)
+    assert utilization._quantiles(th.arange(2**24 + 1, dtype=th.int32), 0.5) == [2**23]
+
+
 def test_every_logged_name_is_defined_in_the_docs():
     documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     model = GIPO("MlpPolicy", "Pendulum-v1", n_steps=64, kl_coef=0.1, clip_range_vf=0.2).learn(64)
