@@ -22,7 +22,9 @@ def save(path: Path, rollout_buffer: StaleRolloutBuffer, verbose: int = 0) -> No
     :param rollout_buffer: what to save, with the states of the random streams of torch, numpy and Python
     :param verbose: Verbosity level
     """
-    save_to_pkl(path, {"rollout_buffer": rollout_buffer, "random_states": _random_states()}, verbose)
+    save_to_pkl(
+        path, {"rollout_buffer": rollout_buffer, "random_states": _random_states(rollout_buffer.device)}, verbose
+    )
 
 
 def load(path: Path, like: StaleRolloutBuffer, verbose: int = 0) -> StaleRolloutBuffer:
@@ -44,21 +46,21 @@ def load(path: Path, like: StaleRolloutBuffer, verbose: int = 0) -> StaleRollout
             f"the rollout buffer in {path} does not fit this model (axes: replay_window, n_envs, n_steps, ...):\n"
             f"  the file's:  {loaded.layout}\n  the model's: {like.layout}"
         )
-    loaded.device = like.device
-    _restore_random_states(state["random_states"])
+    loaded.device, loaded.gamma, loaded.gae_lambda = like.device, like.gamma, like.gae_lambda
+    _restore_random_states(state["random_states"], loaded.device)
     return loaded
 
 
-def _random_states() -> dict[str, Any]:
+def _random_states(device: th.device) -> dict[str, Any]:
     states = {"torch": th.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
-    if th.cuda.is_available():
-        states["cuda"] = th.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        states["cuda"] = th.cuda.get_rng_state(device)
     return states
 
 
-def _restore_random_states(states: dict[str, Any]) -> None:
+def _restore_random_states(states: dict[str, Any], device: th.device) -> None:
     th.set_rng_state(states["torch"])
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])
-    if "cuda" in states and th.cuda.is_available():
-        th.cuda.set_rng_state_all(states["cuda"])
+    if "cuda" in states and device.type == "cuda":
+        th.cuda.set_rng_state(states["cuda"], device)

@@ -98,6 +98,13 @@ def test_a_buffer_that_does_not_fit_is_refused_with_both_shapes(tmp_path, other)
     assert str(different.rollout_buffer.layout) in str(error.value)
 
 
+def test_a_loaded_buffer_discounts_as_its_model_does(tmp_path):
+    GIPO("MlpPolicy", "Pendulum-v1", **OPTIONS).save_rollout_buffer(tmp_path / "buffer")
+    other = GIPO("MlpPolicy", "Pendulum-v1", **{**OPTIONS, "gamma": 0.5, "gae_lambda": 0.25})
+    other.load_rollout_buffer(tmp_path / "buffer")
+    assert (other.rollout_buffer.gamma, other.rollout_buffer.gae_lambda) == (0.5, 0.25)
+
+
 def test_another_file_is_no_buffer(tmp_path):
     (tmp_path / "other.pkl").write_bytes(cloudpickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match=r"was not made by save_rollout_buffer"):
