@@ -16,7 +16,17 @@ from pathlib import Path
 
 __all__ = ["code", "commit", "machine", "versions", "without_folders"]
 
-_PACKAGES = ("sb3-gipo", "stable-baselines3", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+_PACKAGES = (
+    "sb3-gipo",
+    "stable-baselines3",
+    "sb3-contrib",
+    "ray",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "metaworld",
+    "mujoco",
+)
 _ROOT = Path(__file__).parents[1]
 
 
