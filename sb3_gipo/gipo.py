@@ -22,7 +22,7 @@ from sb3_gipo import behavior, resumption, utilization
 from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
-from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_predictor
+from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_parameters, value_predictor
 from sb3_gipo.revaluation import recompute_gae, recompute_vtrace, revaluate
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
@@ -129,6 +129,7 @@ class GIPO(OnPolicyAlgorithm):
         ``"behavior"``: the policies that collected the data, KL(μ‖π), which holds the policy near all of it, the more
         the longer the window (the published experiments)
     :raises ValueError: if an option is out of its range
+    :raises AssertionError: as in PPO, for ``batch_size``, ``n_steps * n_envs`` and ``clip_range_vf``
     :raises FloatingPointError: during training, at the first observation, reward, loss or gradient that is not finite
     """
 
@@ -223,8 +224,8 @@ class GIPO(OnPolicyAlgorithm):
         self.replay_window = replay_window
         self.min_lag = min_lag
         self.policy_version = 0
+        #: What the last ``train()`` call drew; None if it found nothing to train on.
         self.last_update: UpdateSamples | None = None
-        self._check_options()
         if _init_setup_model:
             self._setup_model()
 
@@ -240,6 +241,8 @@ class GIPO(OnPolicyAlgorithm):
                 "V-trace needs 0 < vtrace_c_bar <= vtrace_rho_bar, "
                 f"got vtrace_c_bar={self.vtrace_c_bar!r}, vtrace_rho_bar={self.vtrace_rho_bar!r}"
             )
+        if self.n_epochs < 1:
+            raise ValueError(f"n_epochs must be at least 1, got {self.n_epochs!r}")
         if self.critic_updates < 0:
             raise ValueError(f"critic_updates must be at least 0 (no value-only steps), got {self.critic_updates!r}")
         if self.normalize_advantage not in (True, False, "minibatch", "window"):
@@ -265,16 +268,20 @@ class GIPO(OnPolicyAlgorithm):
                 "`n_steps * n_envs` must be greater than 1: one advantage cannot be normalized. "
                 f"Currently n_steps={self.n_steps} and n_envs={self.n_envs}"
             )
-        # A longer window is passed over only in part: its minibatches are whole once it holds enough.
-        if self.replay_window == 1 and rollout_size % self.batch_size > 0:
+        n_rollouts = self.replay_window - self.min_lag
+        window_size = n_rollouts * rollout_size
+        drawn = self.n_epochs * math.ceil(rollout_size / self.batch_size)
+        if window_size % self.batch_size > 0 and drawn >= math.ceil(window_size / self.batch_size):
             warnings.warn(
-                f"You have specified a mini-batch size of {self.batch_size}, but a rollout has n_steps * n_envs = "
-                f"{self.n_steps} * {self.n_envs} = {rollout_size} transitions: there will be a truncated mini-batch of "
-                f"size {rollout_size % self.batch_size}. A factor of {rollout_size} avoids that.",
-                stacklevel=3,
+                f"You have specified a mini-batch size of {self.batch_size}, but a pass is over rollouts * n_steps * n_envs "
+                f"= {n_rollouts} * {self.n_steps} * {self.n_envs} = {window_size} transitions: there will be a truncated "
+                f"mini-batch of size {window_size % self.batch_size}. A factor of {rollout_size} avoids that.",
+                stacklevel=4,
             )
 
     def _setup_model(self) -> None:
+        # Here rather than in the constructor: load() changes options after it.
+        self._check_options()
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = DictStaleRolloutBuffer if is_dict else StaleRolloutBuffer
@@ -291,6 +298,8 @@ class GIPO(OnPolicyAlgorithm):
         if self.value_learning_rate is not None:
             self.value_learning_rate = FloatSchedule(self.value_learning_rate)
             split_optimizer(self.policy)
+        if self.critic_updates > 0:
+            value_parameters(self.policy)  # raises where value-only steps would move the policy
         fuse_optimizer(self.policy)
         behavior.stack_categoricals(self.policy)
         if self.clip_range_vf is not None:
@@ -432,6 +441,7 @@ class GIPO(OnPolicyAlgorithm):
         """Make one iteration's gradient steps on the trainable rollouts, and advance the policy version."""
         self.rollout_buffer.policy_version = self.policy_version
         self.policy_version += 1
+        self.last_update = None
         self._update_learning_rate(self.policy.optimizer)
         n_trainable = self.rollout_buffer.n_trainable
         self.logger.record("train/trainable_transitions", n_trainable)

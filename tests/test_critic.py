@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import RandomEnv, parameters
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo import GIPO, LayerNormActorCriticPolicy, TokenizeAction, WarmupCosineSchedule
 from sb3_gipo.policies import value_parameters
@@ -32,6 +33,27 @@ def test_critic_updates_move_the_critic_alone(policy):
     value = {id(parameter) for parameter in value_parameters(more.policy)}
     for parameter, state in more.policy.optimizer.state.items():
         assert state["step"] == (4 * (1 + 3) if id(parameter) in value else 4)
+
+
+def test_value_only_steps_need_a_critic_that_is_known():
+    class Opaque(ActorCriticPolicy):
+        def _build_mlp_extractor(self):
+            super()._build_mlp_extractor()
+            self.mlp_extractor = AnyExtractor(self.mlp_extractor)
+
+    class AnyExtractor(th.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.latent_dim_pi, self.latent_dim_vf = inner, inner.latent_dim_pi, inner.latent_dim_vf
+            self.forward, self.forward_actor, self.forward_critic = (
+                inner.forward,
+                inner.forward_actor,
+                inner.forward_critic,
+            )
+
+    assert train(Opaque).num_timesteps == 32
+    with pytest.raises(TypeError, match=r"AnyExtractor.*MlpExtractor"):
+        train(Opaque, critic_updates=1)
 
 
 def test_more_critic_steps_fit_the_targets_better():

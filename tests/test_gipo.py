@@ -169,11 +169,14 @@ def test_min_lag_delays_the_first_update_and_says_so():
     assert [entry["train/trainable_transitions"] for entry in log.logs[1:]] == [0, 0]
     assert model.policy_version == 2
     model.learn(32 * 4, callback=log, reset_num_timesteps=False)
-    assert not th.equal(parameters(model), before)
+    assert not th.equal(parameters(model), before) and model.last_update is not None
     lags = {version: set() for version in range(2, 6)}
     for version, lag, _ in model.rollout_buffer.drawn:
         lags[version] |= set(lag.tolist())
     assert lags == {2: {2}, 3: {2, 3}, 4: {2, 3}, 5: {2, 3}}
+    model.rollout_buffer.min_lag = 9
+    model.train()
+    assert model.last_update is None
 
 
 def test_an_iteration_without_an_update_is_printed(capsys):
@@ -316,6 +319,7 @@ def test_a_poisoned_update_is_refused(bad):
         ({"replay_window": 0}, ValueError, "replay_window must be at least 1"),
         ({"min_lag": 1}, ValueError, "min_lag must be in"),
         ({"replay_window": 4, "min_lag": -1}, ValueError, "min_lag must be in"),
+        ({"n_epochs": 0}, ValueError, "n_epochs must be at least 1, got 0"),
         ({"batch_size": 1}, AssertionError, "batch_size"),
         ({"n_steps": 1}, AssertionError, "n_steps"),
         ({"clip_range_vf": -1.0}, AssertionError, "clip_range_vf"),
@@ -329,6 +333,29 @@ def test_a_poisoned_update_is_refused(bad):
 def test_bad_options_are_named(options, error, message):
     with pytest.raises(error, match=message):
         GIPO("MlpPolicy", "CartPole-v1", **options)
+
+
+def test_bad_options_are_named_when_a_model_is_loaded(tmp_path):
+    GIPO("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"advantage must be .*got 'vtrce'"):
+        GIPO.load(tmp_path / "model", advantage="vtrce")
+
+
+@pytest.mark.parametrize(("replay_window", "min_lag", "n_epochs"), [(1, 0, 1), (3, 0, 3), (4, 1, 3)])
+def test_passes_with_a_truncated_minibatch_are_told_beforehand(replay_window, min_lag, n_epochs):
+    options = {"replay_window": replay_window, "min_lag": min_lag, "batch_size": 64, "n_epochs": n_epochs}
+    trained_on = replay_window - min_lag
+    told = rf"size of 64, .* {trained_on} \* 96 \* 1 = {96 * trained_on} transitions: .*truncated mini-batch of size 32"
+    with pytest.warns(UserWarning, match=told) as warned:
+        GIPO("MlpPolicy", "CartPole-v1", n_steps=96, **options)
+    assert [each.filename for each in warned] == [__file__]
+
+
+@pytest.mark.parametrize("options", [{"replay_window": 2}, {"replay_window": 7, "n_epochs": 2}])
+def test_whole_minibatches_are_nothing_to_tell(options, recwarn):
+    """Two rollouts are three minibatches; of eleven for seven rollouts four are drawn."""
+    GIPO("MlpPolicy", "CartPole-v1", n_steps=96, batch_size=64, **options)
+    assert not [each for each in recwarn if "mini-batch" in str(each.message)]
 
 
 def test_a_saved_model_goes_on(tmp_path):

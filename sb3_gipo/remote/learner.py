@@ -318,9 +318,8 @@ class AsyncGIPO(GIPO):
     def train(self) -> None:
         """Make one iteration's gradient steps on the trainable rollouts, and publish the weights every ``sync_every``."""
         assert self._crew is not None
-        before = self.last_update
         super().train()
-        drawn = 0 if self.last_update is None or self.last_update is before else len(self.last_update.lags)
+        drawn = 0 if self.last_update is None else len(self.last_update.lags)
         self.tally.updates += 1
         if self.policy_version % self.sync_every == 0:
             self._crew.publish(self.policy.state_dict(), self.policy_version)
