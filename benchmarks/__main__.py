@@ -4,17 +4,17 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import executors, progress
-from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan
+from benchmarks.spec import BenchmarkError, Run, Suite, load_suite, plan, suite_names
 from benchmarks.store import Found, Store, replace_file
 from benchmarks.workers import Crew, Processes, Serial
 
@@ -93,7 +93,7 @@ def run(
     checkpoint_minutes: Annotated[
         float,
         typer.Option(min=0, help="a run that was killed goes on from where it was so long ago; 0: from its start"),
-    ] = 10,
+    ] = executors.CHECKPOINT_MINUTES,
     retry_failed: Annotated[bool, typer.Option(help="try again what is recorded as failed")] = False,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
@@ -352,7 +352,7 @@ def anchors(
     from benchmarks import anchors as room
 
     console = _console()
-    tasks = tuple(task or room.TASKS)
+    tasks = task or sorted({name for suite in suite_names() for name in load_suite(suite).tasks})
     command = f"python -m benchmarks anchors --seeds {seeds} --episodes {episodes}"
     command += "".join(f" --task {name}" for name in task or ())
     numbers = _range("--seeds", seeds)
@@ -391,20 +391,11 @@ def speed(
     Takes about 20 minutes of an otherwise quiet machine. Writes JSON, tables and a figure to DIR/speed, named after the kind
     of machine.
     """
-    from benchmarks import provenance, report, speed_report
-    from benchmarks import speed as room
+    from benchmarks import speed, speed_report
 
-    console = _console()
-    measured = room.measure(repetitions=repetitions, progress=console.print)
-    for table in speed_report.tables(measured):
-        report.show(table, console)
-    for line in speed_report.LEGEND:
-        console.print(line)
+    measured = speed.measure(repetitions=repetitions, progress=_console().print)
     command = "python -m benchmarks speed" + ("" if repetitions == 7 else f" --repetitions {repetitions}")
-    files = speed_report.write(measured, f"made by `{command}` at commit {provenance.commit()}")
-    for name, content in files.items():
-        replace_file(results / "speed" / name, content)
-    console.print("Written: " + ", ".join(str(results / "speed" / name) for name in files))
+    _publish(speed_report, measured, command, results / "speed")
 
 
 @app.command()
@@ -419,24 +410,33 @@ def async_scaling(
     Takes about 7 minutes of an otherwise quiet machine, and needs Ray. Writes JSON and a table to DIR/async-scaling, named
     after the kind of machine.
     """
-    from benchmarks import provenance, report
-
     try:
         from benchmarks import async_scaling as room
     except ModuleNotFoundError as error:
         raise _missing("async-scaling", error) from error
 
+    measured = room.measure(seconds=seconds, repetitions=repetitions, progress=_console().print)
+    command = f"python -m benchmarks async-scaling --seconds {seconds:g} --repetitions {repetitions}"
+    _publish(room, measured, command, results / "async-scaling")
+
+
+def _publish(room: Any, measured: dict[str, Any], command: str, folder: Path) -> None:
+    """Show what was measured, and write it. ``room`` has its ``tables``, ``LEGEND`` and ``write``."""
+    from benchmarks import provenance, report
+
     console = _console()
-    measured = room.measure(seconds=seconds, repetitions=repetitions, progress=console.print)
     for table in room.tables(measured):
         report.show(table, console)
     for line in room.LEGEND:
         console.print(line)
-    command = f"python -m benchmarks async-scaling --seconds {seconds:g} --repetitions {repetitions}"
-    files = room.write(measured, f"made by `{command}` at commit {provenance.commit()}")
+    console.print(_write(folder, room.write(measured, f"made by `{command}` at commit {provenance.commit()}")))
+
+
+def _write(folder: Path, files: Mapping[str, str | bytes]) -> str:
+    """Write files, by name. Returns a line that names them."""
     for name, content in files.items():
-        replace_file(results / "async-scaling" / name, content)
-    console.print("Written: " + ", ".join(str(results / "async-scaling" / name) for name in files))
+        replace_file(folder / name, content)
+    return "Written: " + ", ".join(str(folder / name) for name in files)
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> BenchmarkError:
@@ -542,10 +542,7 @@ def _derive(kind: str, study: "Study", command: str, results: Path) -> str:
     from benchmarks import derived, provenance
 
     files = derived.COMMANDS[kind](study, f"made by `{command}` at commit {provenance.commit()}")
-    paths = [results / study.suite.identity / name for name in files]
-    for path, content in zip(paths, files.values(), strict=True):
-        replace_file(path, content)
-    return "Written: " + ", ".join(str(path) for path in paths)
+    return _write(results / study.suite.identity, files)
 
 
 def _range(option: str, text: str | None) -> range | None:

@@ -21,30 +21,8 @@ from benchmarks import envs, provenance
 from benchmarks.spec import BenchmarkError
 from benchmarks.store import read_json
 
-__all__ = ["TASKS", "load_anchors", "measure", "read"]
+__all__ = ["load_anchors", "measure", "read"]
 
-# The ten tasks of GIPO's published study, and the demo's two.
-TASKS = (
-    "assembly-v3",
-    "basketball-v3",
-    "bin-picking-v3",
-    "box-close-v3",
-    "button-press-topdown-v3",
-    "button-press-topdown-wall-v3",
-    "button-press-v3",
-    "button-press-wall-v3",
-    "coffee-button-v3",
-    "coffee-pull-v3",
-    "drawer-close-v3",
-    "reach-v3",
-    "CartPole-v1",
-    "Acrobot-v1",
-    "Pendulum-v1",
-    "InvertedPendulum-v5",
-    "InvertedDoublePendulum-v5",
-    "Reacher-v5",
-    "HalfCheetah-v5",
-)
 _SOLVED = {"Pendulum-v1": -150.0}
 Policy = Callable[[np.ndarray], Any]
 # The anchors that come with the benchmark.

@@ -7,7 +7,6 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -17,8 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import provenance
 from benchmarks.report import Table, markdown
-from benchmarks.speed import spread
-from benchmarks.speed_report import kind, spread_text
+from benchmarks.turns import kind, spread, spread_text
 from sb3_gipo import FixedLatency
 from sb3_gipo.remote import AsyncGIPO, cluster
 
@@ -67,12 +65,12 @@ class _Stretch(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._missing -= {self.locals["infos"][0]["actor"]}
         if not self._missing and self._began is None:
-            self._began = self.model.tally.now()  # type: ignore[attr-defined]
+            self._began = self.model.tally.now()
 
     def _on_step(self) -> bool:
         if self._began is None or time.monotonic() - self._began.at < self._seconds:
             return True
-        self.rates = self.model.tally.now().since(self._began)  # type: ignore[attr-defined]
+        self.rates = self.model.tally.now().since(self._began)
         return False
 
 
@@ -91,7 +89,7 @@ def measure(
     :param seconds: how long each is measured
     :param repetitions: turns of each, >= 1
     :param progress: called with a line for each number of actors
-    :return: JSON data, medians with the lowest and the highest turn; versions, commit, machine and device
+    :return: JSON data, medians with the lowest and the highest turn; versions, commit and machine
     """
     th.set_num_threads(1)
     # One update for each rollout; then, with as many actors as there are, more than the learner can do.
@@ -110,7 +108,7 @@ def measure(
     return {
         "latency_seconds": latency,
         "rows": rows,
-        "versions": {**provenance.versions(), "ray": version("ray")},
+        "versions": provenance.versions(),
         "commit": provenance.commit(),
         "machine": provenance.machine(),
     }

@@ -156,7 +156,7 @@ class Checkpointer(BaseCallback):
     def _pack(self, actions: np.ndarray) -> bytes:
         model, buffer = io.BytesIO(), io.BytesIO()
         self.model.save(model)
-        self.model.save_rollout_buffer(buffer)  # type: ignore[attr-defined]
+        self.model.save_rollout_buffer(buffer)
         state = {
             "model": model.getvalue(),
             "buffer": buffer.getvalue(),

@@ -87,7 +87,7 @@ def execute(
         model.learn(
             run.suite.budget - model.num_timesteps,
             callback=callbacks,
-            log_interval=None,  # type: ignore[arg-type]
+            log_interval=None,
             reset_num_timesteps=False,
         )
         episodes = recorder.recording.episodes

@@ -27,9 +27,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from benchmarks import floors, provenance
 from benchmarks.run import make_model
 from benchmarks.spec import load_suite, plan
+from benchmarks.turns import spread
 from sb3_gipo import GIPO
 
-__all__ = ["AXES", "CASES", "COMPONENTS", "Case", "measure", "spread"]
+__all__ = ["AXES", "CASES", "COMPONENTS", "Case", "measure"]
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def measure(
     :param progress: called with a line for each case done
     :return: JSON data, medians with the lowest and the highest turn: for each case the CPU seconds of an iteration, of its
         components and of its floors, and the ratios; for each size what a transition and a gradient step cost; versions,
-        commit, machine and device
+        commit and machine
     """
     th.set_num_threads(1)
     rows = []
@@ -335,15 +336,6 @@ def _row(case: Case, turns: dict[str, list[float]], components: list[Counter[str
         "update_ratio_to_matrices": spread(update / matrices) if matrices.all() else None,
         "ratio_to_ppo": spread(gipo / ppo),
     }
-
-
-def spread(numbers: np.ndarray) -> dict[str, float]:
-    """
-    :param numbers: one for each turn
-    :return: their median, the lowest and the highest, to four significant digits
-    """
-    ends = {"median": np.median(numbers), "low": numbers.min(), "high": numbers.max()}
-    return {name: float(f"{number:.4g}") for name, number in ends.items()}
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from benchmarks.figures import COLOURS, RC
 from benchmarks.report import Table, markdown
 from benchmarks.speed import AXES, COMPONENTS
+from benchmarks.turns import kind, spread_text
 
-__all__ = ["LEGEND", "kind", "spread_text", "tables", "write"]
+__all__ = ["LEGEND", "tables", "write"]
 
 LEGEND = (
     "CPU seconds of one process with one torch thread: medians [lowest, highest turn].",
@@ -23,12 +24,6 @@ LEGEND = (
     "Only ratios mean anything on another machine.",
 )
 _NAMES = {"n_envs": "environments", "replay_window": "window", "batch_size": "minibatch", "workers": "workers"}
-
-
-def kind(measured: dict[str, Any]) -> str:
-    """The kind of machine, as the name of its files."""
-    machine = measured["machine"]
-    return f"{machine['system']}-{machine['architecture']}-{machine['cpus']}cpus".lower()
 
 
 def tables(measured: dict[str, Any]) -> list[Table]:
@@ -84,17 +79,6 @@ def tables(measured: dict[str, Any]) -> list[Table]:
             scaling,
         ),
     ]
-
-
-def spread_text(spread: dict[str, float] | None, digits: int) -> str:
-    """
-    :param spread: from :func:`benchmarks.speed.spread`; None where nothing was measured
-    :param digits: after the decimal point
-    :return: the median with the lowest and the highest turn
-    """
-    if spread is None:
-        return "–"
-    return f"{spread['median']:.{digits}f} [{spread['low']:.{digits}f}, {spread['high']:.{digits}f}]"
 
 
 def write(measured: dict[str, Any], origin: str) -> dict[str, bytes]:

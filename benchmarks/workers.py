@@ -166,7 +166,7 @@ class Processes:
     def receive(self, handle: Handle, timeout: float | None) -> None:
         busy = {worker.connection: worker for worker in self._crew if worker.job}
         for connection in wait(list(busy), timeout):
-            handle(busy[connection].receive())  # type: ignore[index]
+            handle(busy[connection].receive())
 
     def stop(self) -> None:
         for worker in self._crew:

@@ -23,7 +23,7 @@ from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
 from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_parameters, value_predictor
-from sb3_gipo.revaluation import recompute_gae, recompute_vtrace, revaluate
+from sb3_gipo.revaluation import recompute_targets, revaluate
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
 __all__ = ["GIPO", "UpdateSamples"]
@@ -462,7 +462,7 @@ class GIPO(OnPolicyAlgorithm):
             for batch in itertools.islice(minibatches, steps_per_epoch):
                 evaluation = self._evaluate(batch, surrogate, window_moments)
                 evaluations.append(evaluation.detach())
-                too_far = self.target_kl is not None and evaluation.approx_kl() > 1.5 * self.target_kl
+                too_far = self.target_kl is not None and _approx_kl(evaluations[-1].log_ratio) > 1.5 * self.target_kl
                 if too_far:
                     break
                 self._descend(parameters, evaluation.losses.total, evaluation.losses._asdict())
@@ -559,16 +559,13 @@ class GIPO(OnPolicyAlgorithm):
         if not (self._revalues_targets or self._moves_anchor):
             return
         self.policy.set_training_mode(False)
-        buffer, corrects = self.rollout_buffer, self._revalues_targets and self.advantage == "vtrace"
-        seen = revaluate(self.policy, buffer, log_ratio=corrects, parameters=self._moves_anchor)
+        corrects = self._revalues_targets and self.advantage == "vtrace"
+        seen = revaluate(self.policy, self.rollout_buffer, log_ratio=corrects, parameters=self._moves_anchor)
         if seen.parameters is not None:
-            buffer.set_anchor(seen.parameters)
-        if corrects:
-            recompute_vtrace(
-                self.policy, buffer, seen, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar
-            )
-        elif self._revalues_targets:
-            recompute_gae(self.policy, buffer, seen, self.gamma, self.gae_lambda)
+            self.rollout_buffer.set_anchor(seen.parameters)
+        if self._revalues_targets:
+            truncations = self.vtrace_rho_bar, self.vtrace_c_bar
+            recompute_targets(self.policy, self.rollout_buffer, seen, self.gamma, self.gae_lambda, *truncations)
 
     def _record(self, evaluations: list["_Evaluation"], surrogate: Surrogate) -> None:
         """Log one iteration. One scope for all: every sample of every minibatch that was evaluated."""
@@ -583,7 +580,7 @@ class GIPO(OnPolicyAlgorithm):
         self.logger.record("train/entropy_loss", means.entropy)
         if self.kl_coef > 0:
             self.logger.record("train/kl_loss", means.kl)
-        self.logger.record("train/approx_kl", _approx_kl(log_ratio).item())
+        self.logger.record("train/approx_kl", _approx_kl(log_ratio))
         self.logger.record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
 
         if log_ratio.ndim > 1:
@@ -678,10 +675,7 @@ class _Evaluation(NamedTuple):
         losses = ActorCriticLosses(*(loss.detach() for loss in self.losses))
         return _Evaluation(losses, *(part.detach() for part in self[1:]))
 
-    def approx_kl(self) -> float:
-        return _approx_kl(self.log_ratio.detach()).item()
 
-
-def _approx_kl(log_ratio: th.Tensor) -> th.Tensor:
+def _approx_kl(log_ratio: th.Tensor) -> float:
     """Schulman's estimator of KL(μ‖π) from samples of μ, E[ρ − 1 − x] (http://joschu.net/blog/kl-approx.html)."""
-    return (th.exp(log_ratio) - 1 - log_ratio).mean()
+    return (th.exp(log_ratio) - 1 - log_ratio).mean().item()

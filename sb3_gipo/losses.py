@@ -54,7 +54,5 @@ def actor_critic_losses(
     value_loss = F.mse_loss(returns, values)
     entropy_loss = -entropy.mean()
     kl_loss = kl.mean()
-    total = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss
-    if kl_coef > 0:
-        total = total + kl_coef * kl_loss
+    total = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss + kl_coef * kl_loss
     return ActorCriticLosses(total, policy_loss, value_loss, entropy_loss, kl_loss)

@@ -15,7 +15,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from sb3_gipo import behavior, targets
 from sb3_gipo.buffers import StaleRolloutBuffer, Trajectories
 
-__all__ = ["Revaluation", "recompute_gae", "recompute_vtrace", "revaluate"]
+__all__ = ["Revaluation", "recompute_targets", "revaluate"]
 
 # What goes through the networks at once: at most so many transitions, of at most so many numbers observed in all.
 _CHUNK = 4096
@@ -65,28 +65,7 @@ def revaluate(
 
 
 @th.no_grad()
-def recompute_gae(
-    policy: ActorCriticPolicy, buffer: StaleRolloutBuffer, seen: Revaluation, gamma: float, gae_lambda: float
-) -> None:
-    """
-    GAE along each rollout with the current critic's values: AcceRL's value recomputation (arXiv 2603.18464).
-
-    :param policy: the current policy, in evaluation mode
-    :param buffer: with ``keep_trajectories``; its advantages and value targets are replaced
-    :param seen: what the policy makes of the buffer
-    :param gamma: discount factor
-    :param gae_lambda: λ of GAE
-    """
-    window = buffer.trajectories()
-    last_values, terminal_values = _values_after(policy, window)
-    values = buffer.in_time(seen.values)
-    buffer.set_targets(
-        *targets.gae(window.rewards, values, last_values, window.dones, gamma, gae_lambda, terminal_values)
-    )
-
-
-@th.no_grad()
-def recompute_vtrace(
+def recompute_targets(
     policy: ActorCriticPolicy,
     buffer: StaleRolloutBuffer,
     seen: Revaluation,
@@ -96,32 +75,36 @@ def recompute_vtrace(
     c_bar: float,
 ) -> None:
     """
-    V-trace along each rollout with the current critic and the joint ratio of the current policy (arXiv 1802.01561).
+    New advantages and value targets along each rollout, with the current critic: where ``seen`` has log-ratios V-trace with
+    the joint ratio of the current policy (arXiv 1802.01561), else GAE (AcceRL's value recomputation, arXiv 2603.18464).
 
     :param policy: the current policy, in evaluation mode
     :param buffer: with ``keep_trajectories``; its advantages and value targets are replaced
-    :param seen: what the policy makes of the buffer, with log-ratios
+    :param seen: what the policy makes of the buffer
     :param gamma: discount factor
-    :param trace_lambda: λ of the traces
+    :param trace_lambda: λ of the traces, or of GAE
     :param rho_bar: ρ̄ of :func:`~sb3_gipo.targets.vtrace`
     :param c_bar: c̄ of :func:`~sb3_gipo.targets.vtrace`
     """
-    assert seen.log_ratio is not None
     window = buffer.trajectories()
     last_values, terminal_values = _values_after(policy, window)
-    advantages, returns = targets.vtrace(
-        buffer.in_time(seen.log_ratio),
-        window.rewards,
-        buffer.in_time(seen.values),
-        last_values,
-        window.dones,
-        gamma,
-        trace_lambda,
-        rho_bar,
-        c_bar,
-        terminal_values,
-    )
-    buffer.set_targets(advantages, returns)
+    values = buffer.in_time(seen.values)
+    if seen.log_ratio is None:
+        new = targets.gae(window.rewards, values, last_values, window.dones, gamma, trace_lambda, terminal_values)
+    else:
+        new = targets.vtrace(
+            buffer.in_time(seen.log_ratio),
+            window.rewards,
+            values,
+            last_values,
+            window.dones,
+            gamma,
+            trace_lambda,
+            rho_bar,
+            c_bar,
+            terminal_values,
+        )
+    buffer.set_targets(*new)
 
 
 def _values_after(policy: ActorCriticPolicy, window: Trajectories) -> tuple[th.Tensor, th.Tensor]:

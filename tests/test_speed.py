@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks import floors, speed, speed_report
 from benchmarks.speed import COMPONENTS, Case, measure
+from benchmarks.turns import kind
 from sb3_gipo import GIPO
 
 COMMITTED = sorted((REPOSITORY / "results" / "speed").glob("*.json"))
@@ -116,7 +117,7 @@ def test_the_floor_grows_with_the_work():
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_tables_are_what_their_json_says(path):
     measured = json.loads(path.read_text())
-    assert path.stem == speed_report.kind(measured)
+    assert path.stem == kind(measured)
     text = path.with_suffix(".md").read_text()
     origin = text.rstrip().splitlines()[-1]
     assert speed_report.write(measured, origin)[f"{path.stem}.md"].decode() == text

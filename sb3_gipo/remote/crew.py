@@ -23,7 +23,7 @@ from ray.exceptions import RayTaskError
 from sb3_gipo.remote.actor import Actor, Arrival, EnvMaker
 from sb3_gipo.remote.limiter import RateLimiter
 
-__all__ = ["Crew", "Loss", "cluster"]
+__all__ = ["Crew", "LostActor", "cluster"]
 
 _WAKE, _STOP = object(), object()
 
@@ -81,7 +81,7 @@ def _start_ray() -> None:
         ray.init("local", include_dashboard=False, **quiet)
 
 
-class Loss(NamedTuple):
+class LostActor(NamedTuple):
     """
     An actor was lost. ``text``: what happened, with the traceback if something raised. ``error``: None if another actor has
     taken its place, else what the run ends with.
@@ -127,7 +127,7 @@ class Crew:
         self._errors = 0
         self._deaths = [0] * len(makers)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._mail: queue.SimpleQueue[Arrival | Loss] = queue.SimpleQueue()
+        self._mail: queue.SimpleQueue[Arrival | LostActor] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="gipo-crew", daemon=True)
 
     def start(self, weights: dict[str, th.Tensor], version: int) -> None:
@@ -161,7 +161,7 @@ class Crew:
         """How many messages there are for :meth:`receive`."""
         return self._mail.qsize()
 
-    def receive(self) -> Arrival | Loss:
+    def receive(self) -> Arrival | LostActor:
         """
         :return: the next message, once there is one
         """
@@ -186,7 +186,7 @@ class Crew:
                 self._give_work()
         except BaseException as error:
             # The learner would wait for ever.
-            self._mail.put(Loss("the thread that serves the actors failed", error))
+            self._mail.put(LostActor("the thread that serves the actors failed", error))
 
     def _give_work(self) -> None:
         while self._idle and self._limiter.admit():
@@ -217,7 +217,7 @@ class Crew:
             self._fill(place)
         self._mail.put(loss)
 
-    def _loss(self, place: int, error: BaseException) -> Loss:
+    def _loss(self, place: int, error: BaseException) -> LostActor:
         if isinstance(error, RayTaskError):
             self._errors += 1
             losses, text = self._errors, f"an environment or the policy of actor {place} raised:\n{error}"
@@ -225,5 +225,5 @@ class Crew:
             self._deaths[place] += 1
             losses, text = self._deaths[place], f"the process of actor {place} was lost: {error}"
         if losses > self._max_restarts:
-            return Loss(f"gave up after {self._max_restarts} restarts: {text}", error)
-        return Loss(f"{text}\nAnother actor has taken its place", None)
+            return LostActor(f"gave up after {self._max_restarts} restarts: {text}", error)
+        return LostActor(f"{text}\nAnother actor has taken its place", None)

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_gipo.buffers import StaleRolloutBuffer
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.remote.actor import Arrival, Environments, EnvMaker, env_makers, stand_ins
-from sb3_gipo.remote.crew import Crew, Loss, cluster
+from sb3_gipo.remote.crew import Crew, LostActor, cluster
 from sb3_gipo.remote.limiter import LockStepLimiter, RateLimiter, SampleRatioLimiter
 from sb3_gipo.remote.tally import Tally
 
@@ -259,7 +259,7 @@ class AsyncGIPO(GIPO):
                 break
             message = self._receive(starving=not trainable)
             to_read -= 1
-            if isinstance(message, Loss):
+            if isinstance(message, LostActor):
                 self._survive(message)
                 continue
             self.tally.actors_waited += message.waited
@@ -275,7 +275,7 @@ class AsyncGIPO(GIPO):
         self._crew.wake()
         return self._limiter.may_update()
 
-    def _receive(self, starving: bool) -> Arrival | Loss:
+    def _receive(self, starving: bool) -> Arrival | LostActor:
         assert self._crew is not None
         started = time.monotonic()
         if not self._crew.unread:
@@ -285,11 +285,11 @@ class AsyncGIPO(GIPO):
         self.tally.learner_waited += time.monotonic() - started
         return message
 
-    def _survive(self, loss: Loss) -> None:
-        if loss.error is not None:
-            raise RuntimeError(loss.text) from loss.error
+    def _survive(self, lost: LostActor) -> None:
+        if lost.error is not None:
+            raise RuntimeError(lost.text) from lost.error
         self.n_restarts += 1
-        warnings.warn(loss.text, RuntimeWarning, stacklevel=2)
+        warnings.warn(lost.text, RuntimeWarning, stacklevel=2)
 
     def _take_in(
         self,
