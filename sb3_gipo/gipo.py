@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from sb3_gipo import behavior, resumption, utilization
 from sb3_gipo.bounds import hoeffding_radius
 from sb3_gipo.buffers import DictStaleRolloutBuffer, StaleRolloutBuffer, StaleRolloutBufferSamples
+from sb3_gipo.critic import value_parameters, value_predictor
 from sb3_gipo.losses import ActorCriticLosses, actor_critic_losses
-from sb3_gipo.policies import fuse_optimizer, split_optimizer, value_parameters, value_predictor
+from sb3_gipo.optimizers import fuse_optimizer, split_optimizer
 from sb3_gipo.revaluation import recompute_targets, revaluate
 from sb3_gipo.surrogates import GaussianTrust, Surrogate
 
@@ -114,7 +115,7 @@ class GIPO(OnPolicyAlgorithm):
     :param bootstrap_time_limit: whether an episode that its time limit ended is worth the value of its terminal
         observation from there on, as in SB3. False: it counts as terminal (a quirk of the published experiments)
     :param value_learning_rate: learning rate of the parameters that serve the value alone (``value_parameters`` in
-        :mod:`sb3_gipo.policies`); it can be a function of the current progress remaining. None: ``learning_rate``
+        :mod:`sb3_gipo.critic`); it can be a function of the current progress remaining. None: ``learning_rate``
     :param critic_updates: value-only optimizer steps, ≥ 0, that follow each step on the same minibatch. They move the
         parameters that serve the value alone
     :param replay_window: how many past rollouts are kept and trained on, the newest included, ≥ 1; 1 is on-policy

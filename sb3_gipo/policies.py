@@ -1,10 +1,5 @@
-"""
-Actor-critic networks that Stable-Baselines3 lacks, and what it takes to train an actor-critic's two halves apart: which
-parameters the value loss alone moves, an optimizer with a group for each half, and values from features computed once.
-Also Adam's step in one kernel.
-"""
+"""Actor-critic networks that Stable-Baselines3 lacks."""
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtr
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-__all__ = ["LayerNormActorCriticPolicy", "fuse_optimizer", "split_optimizer", "value_parameters", "value_predictor"]
+__all__ = ["LayerNormActorCriticPolicy"]
 
 
 class LayerNormActorCriticPolicy(ActorCriticPolicy):
@@ -142,78 +137,3 @@ def _layer_normed(sizes: list[int], activation_fn: type[nn.Module]) -> nn.Sequen
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation_fn(), nn.LayerNorm(n_out)]
     return nn.Sequential(*layers)
-
-
-def value_parameters(policy: ActorCriticPolicy) -> list[nn.Parameter]:
-    """
-    The parameters that serve the value alone: the critic's hidden and output layers, and its features extractor where it
-    has its own. A features extractor shared with the policy is the policy's.
-
-    :param policy: SB3's ``ActorCriticPolicy`` or a subclass with the same layout
-    :return: in the order of ``policy.parameters()``
-    :raises TypeError: if the policy's ``mlp_extractor`` is not of SB3's class, so that nobody knows which of its layers
-        serve the value
-    """
-    if not isinstance(policy.mlp_extractor, MlpExtractor):
-        raise TypeError(
-            f"which parameters of {type(policy.mlp_extractor).__name__} serve the value alone is not known: derive the "
-            "policy's mlp_extractor from stable_baselines3.common.torch_layers.MlpExtractor, with shared layers in the "
-            "features extractor"
-        )
-    modules = [policy.mlp_extractor.value_net, policy.value_net]
-    if not policy.share_features_extractor:
-        modules.append(policy.vf_features_extractor)
-    ids = {id(parameter) for module in modules for parameter in module.parameters()}
-    return [parameter for parameter in policy.parameters() if id(parameter) in ids]
-
-
-def split_optimizer(policy: ActorCriticPolicy) -> None:
-    """
-    Replace the policy's optimizer, which must not have made a step yet, by one of the same class and arguments with two
-    parameter groups: ``policy.optimizer.param_groups[0]`` for the policy, ``[1]`` for :func:`value_parameters`. Each
-    can then be given its own learning rate, and SB3 saves and loads the state of both.
-
-    :param policy: the policy whose optimizer is to be split, in place
-    :raises TypeError: if its value parameters are not known, see :func:`value_parameters`
-    """
-    assert not policy.optimizer.state, "the optimizer has made steps: splitting it would lose its state"
-    value = value_parameters(policy)
-    ids = {id(parameter) for parameter in value}
-    policy.optimizer = policy.optimizer_class(
-        [{"params": [parameter for parameter in policy.parameters() if id(parameter) not in ids]}, {"params": value}],
-        lr=policy.optimizer.param_groups[0]["lr"],
-        **policy.optimizer_kwargs,
-    )  # type: ignore[call-arg]
-
-
-def fuse_optimizer(policy: ActorCriticPolicy) -> None:
-    """
-    Let Adam step all parameters in one kernel, rather than in a dozen operations for each: a quarter of the time for
-    SB3's MlpPolicy. One step differs from the other way's by float32 rounding (2e-8 after 16 steps from the same
-    start): two trainings drift apart as they do when sums are taken in another order. An optimizer of another class, or one
-    for which the user has chosen (``optimizer_kwargs={"fused": False}``, ``foreach``), is left as it is.
-
-    :param policy: whose optimizer has not made a step yet; changed in place
-    """
-    if type(policy.optimizer) not in (th.optim.Adam, th.optim.AdamW) or policy.device.type not in ("cpu", "cuda"):
-        return
-    for group in policy.optimizer.param_groups:
-        if not any(group[choice] for choice in ("foreach", "capturable", "differentiable")) and group["fused"] is None:
-            group["fused"] = True
-
-
-def value_predictor(policy: ActorCriticPolicy, obs: PyTorchObs) -> Callable[[], th.Tensor]:
-    """
-    For several value-only steps on one minibatch: whatever :func:`value_parameters` do not reach is computed here, once.
-
-    :param policy: an actor-critic whose :func:`value_parameters` are known
-    :param obs: (batch, ...)
-    :return: a function without arguments: the values under the current value parameters, (batch, 1). Its gradient
-        reaches them alone. It goes stale when other parameters change
-    """
-    if not policy.share_features_extractor:
-        return lambda: policy.predict_values(obs)
-    with th.no_grad():
-        features = policy.extract_features(obs)
-    assert isinstance(features, th.Tensor)
-    return lambda: policy.value_net(policy.mlp_extractor.forward_critic(features))

@@ -8,7 +8,7 @@ from helpers import RandomEnv, parameters
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo import GIPO, LayerNormActorCriticPolicy, TokenizeAction, WarmupCosineSchedule
-from sb3_gipo.policies import value_parameters
+from sb3_gipo.critic import value_parameters
 
 OPTIONS = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", "max_grad_norm": 1e9}
 

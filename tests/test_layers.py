@@ -30,6 +30,8 @@ ROOMS = {
     "sb3_gipo/sigma.py": {"torch", "sb3_gipo.surrogates"},
     "benchmarks/mdp.py": {"numpy"},
     "sb3_gipo/policies.py": {"torch", "gymnasium", "stable_baselines3"},
+    "sb3_gipo/critic.py": {"torch", "stable_baselines3"},
+    "sb3_gipo/optimizers.py": {"torch", "stable_baselines3", "sb3_gipo.critic"},
     "sb3_gipo/wrappers.py": {"numpy", "gymnasium"},
     "sb3_gipo/buffers.py": {"numpy", "torch", "gymnasium", "stable_baselines3"},
     "sb3_gipo/remote/limiter.py": set(),

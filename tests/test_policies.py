@@ -9,7 +9,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from torch import nn
 
 from sb3_gipo import GIPO
-from sb3_gipo.policies import LayerNormActorCriticPolicy, split_optimizer, value_parameters, value_predictor
+from sb3_gipo.critic import value_parameters, value_predictor
+from sb3_gipo.optimizers import split_optimizer
+from sb3_gipo.policies import LayerNormActorCriticPolicy
 
 BOX = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
