@@ -298,16 +298,16 @@ def _lines(
     grid = figure.subplots(len(rows), len(fields) + 1, squeeze=False, width_ratios=[3.6] * len(fields) + [1.6])
     styles = _styles(suite)
     for axes, (regime, group) in zip(grid, rows, strict=True):
-        drawn: set[str] = set()
+        shown: set[str] = set()
         for axis, field in zip(axes, fields, strict=False):
             of_field = {each.algorithm for each in group if draw(axis, field, each, styles[each.algorithm])}
             axis.set_title(regime.regime)
             finish(axis, field)
             if not of_field:
                 _say(axis, _why_nothing(regime, field))
-            drawn |= of_field
+            shown |= of_field
         handles = [
-            Line2D([], [], label=_dashed(each.algorithm, each.algorithm in drawn), **styles[each.algorithm])
+            Line2D([], [], label=_dashed(each.algorithm, each.algorithm in shown), **styles[each.algorithm])
             for each in group
         ]
         axes[-1].axis("off")

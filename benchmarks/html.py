@@ -75,7 +75,7 @@ def page(
 
 
 def _words_left(table: report.Table) -> _Table:
-    left = frozenset(place for place, name in enumerate(table.header) if name in ("algorithm", "task"))
+    left = frozenset(place for place, name in enumerate(table.header) if name in report.WORDS)
     return _Table(table.title, table.header, table.rows, left)
 
 

@@ -54,7 +54,8 @@ class Recorder(BaseCallback):
     """
     Writes the learning curve: one row an iteration, closed when the next one begins, after the updates between them. Of runs
     with more than ``MAX_ROWS`` iterations as many share a row as are needed: it holds the return of all of its episodes and
-    the mean of what each iteration logged, where that is finite.
+    the mean of what each iteration logged, where that is finite. With asynchronous actors an iteration is a rollout that
+    arrived, with what the last update before the next arrival logged.
 
     :param iterations: of the whole run
     :param progress: called after each iteration with the environment steps made so far

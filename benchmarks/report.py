@@ -33,7 +33,8 @@ __all__ = [
 #: The normalisations as fields of AlgorithmScores, with their names for readers.
 NORMALISATIONS = {"min_max": "min-max", "absolute": "absolute"}
 _MISSING = "–"
-_LEFT = ("algorithm", "task", "case", "axis")
+#: Columns of words, which stand at the left; those of numbers at the right.
+WORDS = ("algorithm", "task", "case", "axis")
 _AGGREGATES = ("iqm", "median", "mean", "optimality_gap", "area")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -131,7 +132,7 @@ def show(table: Table, console: Console, note: str = "") -> None:
     """
     shown = RichTable(title=table.title, title_justify="left", caption=note or None, caption_style="bold")
     for name in table.header:
-        left = name in _LEFT
+        left = name in WORDS
         shown.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
@@ -278,7 +279,7 @@ def _latex(suite: Suite, regimes: list[RegimeScores], origin: str) -> str:
     ]
     for regime in regimes:
         for table in tables(suite, regime):
-            columns = "".join("l" if name in _LEFT else "r" for name in table.header)
+            columns = "".join("l" if name in WORDS else "r" for name in table.header)
             caption = f"{table.title} ({suite.note})" if suite.note else table.title
             lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}"]
             lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.header), r"\midrule"]
