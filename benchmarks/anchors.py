@@ -143,4 +143,4 @@ def load_anchors(root: Path) -> dict[str, tuple[float, float]]:
     :raises BenchmarkError: as :func:`read` does
     """
     tasks = read(COMMITTED) | read(root / "anchors.json")
-    return {task: (entry["random"]["mean"], entry["expert"]["mean"]) for task, entry in tasks.items()}
+    return {task: (float(entry["random"]["mean"]), float(entry["expert"]["mean"])) for task, entry in tasks.items()}

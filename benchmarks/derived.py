@@ -118,22 +118,28 @@ def stale(folder: Path, study: Callable[[str | None], Study]) -> list[str]:
 
 
 def _origin(path: Path) -> tuple[str, str, str | None] | None:
-    """What a file says of its origin, the command in it, and that command's ``--baseline``."""
-    if path.suffix == ".png":
-        with Image.open(path) as image:
-            text = str(image.info.get("Description", ""))
-    else:
-        text = unescape(path.read_text(encoding="utf-8"))
-    named = _ORIGIN.search(text)
-    if named is None:
+    """What a file says of its origin, the command in it, and that command's ``--baseline``; None if it is damaged."""
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                text = str(image.info.get("Description", ""))
+        else:
+            text = unescape(path.read_text(encoding="utf-8"))
+        named = _ORIGIN.search(text)
+        if named is None:
+            return None
+        words = shlex.split(named["command"])
+        return named[0], words[3], words[words.index("--baseline") + 1] if "--baseline" in words else None
+    except (OSError, ValueError, IndexError):
         return None
-    words = shlex.split(named["command"])
-    return named[0], words[3], words[words.index("--baseline") + 1] if "--baseline" in words else None
 
 
 def _same(path: Path, content: bytes | None) -> bool:
     if content is None or path.suffix != ".png":
         return content == path.read_bytes()
     # Other versions of zlib compress the same picture to other bytes.
-    with Image.open(path) as old, Image.open(io.BytesIO(content)) as new:
-        return np.array_equal(np.asarray(old), np.asarray(new))
+    try:
+        with Image.open(path) as old, Image.open(io.BytesIO(content)) as new:
+            return np.array_equal(np.asarray(old), np.asarray(new))
+    except OSError:  # cut off in the middle
+        return False

@@ -70,8 +70,10 @@ def write(suite: Suite, regimes: list[RegimeScores], origin: str, names: Sequenc
         with matplotlib.rc_context(RC):
             figure = draw(suite, regimes)
             heading = f"{suite.identity}: {title}"
-            figure.suptitle(f"{heading}\n{suite.note}" if suite.note else heading, fontsize=11)
-            figure.supxlabel(origin.partition(" at commit ")[0].replace("`", ""), fontsize=6, color="0.4")
+            # What users write is text, dollars or not.
+            figure.suptitle(f"{heading}\n{suite.note}" if suite.note else heading, fontsize=11, parse_math=False)
+            made_by = origin.partition(" at commit ")[0].replace("`", "")
+            figure.supxlabel(made_by, fontsize=6, color="0.4", parse_math=False)
             # Laid out once, and alike in both.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")

@@ -5,6 +5,7 @@ Repeats of one seed share their goals and are therefore not independent: they ar
 row a seed.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class RegimeRuns:
     def column(self, algorithm: str, task: str) -> np.ndarray:
         """The scores of an algorithm on a task, means over repeats, of all seeds with a finished run, shape (seeds, 1)."""
         cells = (self._cells.get((algorithm, task, seed)) for seed in range(self.suite.seeds))
-        return np.array([[np.mean([each.score for each in cell])] for cell in cells if cell])
+        return np.array([[_mean([each.score for each in cell])] for cell in cells if cell])
 
     def matrix(self, algorithm: str, field: Callable[[Measurement], Any]) -> np.ndarray:
         """
@@ -144,10 +145,7 @@ class RegimeRuns:
         """
         return np.array(
             [
-                [
-                    np.array([field(each) for each in self._cells[algorithm, task, seed]], dtype=float).mean(axis=0)
-                    for task in self.suite.tasks
-                ]
+                [_mean([field(each) for each in self._cells[algorithm, task, seed]]) for task in self.suite.tasks]
                 for seed in self.seeds[algorithm]
             ]
         )
@@ -159,3 +157,14 @@ class RegimeRuns:
     def rows(self, algorithm: str, seeds: tuple[int, ...]) -> np.ndarray:
         """Which rows of an algorithm's matrices are those of some seeds, shape (all its seeds,), boolean."""
         return np.isin(self.seeds[algorithm], seeds)
+
+
+def _mean(repeats: list[Any]) -> np.ndarray:
+    """
+    Rounded once, at the end: repeats that are equal have their value as their mean, however many they are, and what ties
+    remains a tie.
+    """
+    numbers = np.array(repeats, dtype=float)
+    if len(numbers) <= 2:
+        return numbers.mean(axis=0)
+    return np.apply_along_axis(lambda each: statistics.mean(each.tolist()), 0, numbers)

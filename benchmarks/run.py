@@ -70,7 +70,7 @@ def execute(
     stopwatch = Stopwatch()
     try:
         model = make_model(run)
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, ImportError, NotImplementedError, TypeError, ValueError, gym.error.Error) as error:
         raise BenchmarkError(f"{run.id}: its learner cannot be made: {error}") from error
     recorder = Recorder(_iterations(run), progress, timed=run.staleness.actors is not None)
     callbacks: list[BaseCallback] = [recorder]

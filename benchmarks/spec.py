@@ -41,6 +41,7 @@ SUITES = Path(__file__).parent / "suites"
 PROTOCOL = 1
 # Names become folders, so only characters that every file system takes; a task may carry a Gymnasium namespace.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.,()+-]*"
+_LONGEST_NAME = 100
 _TASK = re.compile(rf"{_NAME}(/{_NAME})*")
 
 
@@ -267,6 +268,12 @@ class Learner(_Frozen):
     kl_anchor: Literal["proximal", "behavior"] = "proximal"
     policy_kwargs: dict[str, JsonValue] = {}
 
+    @model_validator(mode="after")
+    def _truncations_are_in_order(self) -> "Learner":
+        if self.vtrace_c_bar > self.vtrace_rho_bar:
+            raise ValueError(f"vtrace_c_bar {self.vtrace_c_bar} must be at most vtrace_rho_bar {self.vtrace_rho_bar}")
+        return self
+
 
 class Suite(_Frozen):
     """
@@ -287,7 +294,7 @@ class Suite(_Frozen):
     name: str
     description: str = ""
     note: str = ""
-    budget: Count
+    budget: Annotated[Count, Field(le=10**12)]
     budget_overridden: bool = False
     seeds: Count
     repeats: Count
@@ -335,8 +342,11 @@ class Suite(_Frozen):
             numbers = re.fullmatch(r"gipo\(([^,]*),([^,]*)\)", label)
             if numbers is None:
                 continue
-            if algorithm.surrogate != "gaussian" or label != f"gipo({algorithm.sigma},{algorithm.sigma_neg_ratio})":
-                raise ValueError(f"the label {label!r} does not agree with its settings: {algorithm!r}")
+            if not isinstance(algorithm, TrustAlgorithm) or algorithm.surrogate != "gaussian":
+                raise ValueError(f'the label {label!r} is GIPO\'s, whose surrogate is "gaussian"')
+            told = f"gipo({algorithm.sigma},{algorithm.sigma_neg_ratio})"
+            if label != told:
+                raise ValueError(f"the label {label!r} does not agree with its settings: they are those of {told!r}")
         return algorithms
 
     @model_validator(mode="after")
@@ -504,7 +514,7 @@ def load_suite(name: str, budget: int | None = None) -> Suite:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchmarkError(f"cannot read the suite {name!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path.name} is not valid TOML: {error}") from error
     if "budget_overridden" in data:
         raise BenchmarkError(f"{path.name}: unknown key 'budget_overridden': did you mean 'budget'?")
@@ -593,17 +603,31 @@ def _numbers(kind: str, chosen: Iterable[int] | None, count: int) -> list[int]:
 
 
 def _folder_name(kind: str, name: str) -> str:
-    if not re.fullmatch(_NAME, name):
-        raise ValueError(f"{kind} {name!r} must be letters, digits and any of _ . , ( ) + - (it becomes a folder)")
+    if not re.fullmatch(_NAME, name) or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"{kind} {name!r} must be letters, digits and any of _ . , ( ) + -, {_LONGEST_NAME} at most: it becomes a folder"
+        )
     return name
 
 
 def _in_one_line(error: ValidationError) -> str:
-    return "; ".join(_say(problem) for problem in error.errors())
+    told: list[Any] = []
+    for problem in error.errors():
+        *place, _ = problem["loc"] or ("",)
+        # A list whose entry is wrong is called too short besides, and each type that a value may have says its own.
+        follows = any(each["loc"][: len(problem["loc"])] == problem["loc"] for each in told)
+        alike = [each for each in told if each["input"] is problem["input"] and list(each["loc"][:-1]) == place]
+        for each in alike:
+            each["loc"] = tuple(place)
+        if not follows and not alike:
+            told.append(dict(problem))
+    return "; ".join(map(_say, told))
 
 
 def _say(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "tuple_type":
+        return f'{where}: it must be a list, such as ["{problem["input"]}"]'
     if problem["type"] == "union_tag_invalid":
         names = [name for name in re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"]) if name != "outside"]
         return f"{where}: {_unknown('surrogate', problem['ctx']['tag'], names)}"

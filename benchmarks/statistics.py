@@ -99,7 +99,8 @@ def iqm(scores: np.ndarray) -> np.ndarray:
     flat = scores.reshape(*scores.shape[:-2], -1)
     cut = flat.shape[-1] // 4
     last = flat.shape[-1] - cut
-    return np.partition(flat, (cut, last - 1), axis=-1)[..., cut:last].mean(axis=-1)
+    # Sorted whole: the same scores in another order have the same mean, to the last bit, and the same rank.
+    return np.sort(flat, axis=-1)[..., cut:last].mean(axis=-1)
 
 
 def mean(scores: np.ndarray) -> np.ndarray:

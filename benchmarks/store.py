@@ -42,7 +42,7 @@ class RecordExistsError(BenchmarkError):
 
 
 class BadRecordError(BenchmarkError):
-    """A file in a record's place that must not be counted: damaged, edited, moved, or of another configuration."""
+    """What is in a record's place and must not be counted: damaged, unreadable, edited, moved, of another configuration."""
 
 
 class UnwritableError(BenchmarkError):
@@ -102,7 +102,7 @@ class Store:
 
     def finished(self, run: Run) -> bool:
         """Whether the run has a record; whether it is a good one, :meth:`read` says."""
-        return self.path(run).exists()
+        return os.path.lexists(self.path(run))
 
     def read(self, run: Run) -> dict[str, Any]:
         """
@@ -119,7 +119,7 @@ class Store:
         :raises BadRecordError: as :meth:`read` does
         """
         path = self.failure_path(run)
-        return _of_run(read_record(path, {"tracebacks"}), run, path) if path.exists() else None
+        return _of_run(read_record(path, {"tracebacks"}), run, path) if os.path.lexists(path) else None
 
     def survey(self, runs: Iterable[Run]) -> Iterator[Found]:
         """
@@ -147,7 +147,7 @@ class Store:
         moved = []
         for path, read in ((self.path(run), self.read), (self.failure_path(run), self.read_failure)):
             try:
-                if path.exists():
+                if os.path.lexists(path):
                     read(run)
             except BadRecordError as error:
                 moved.append((str(error), self._move_aside(run, path)))
@@ -160,10 +160,10 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             for number in itertools.count(1):
                 place = folder / f"{path.stem}.{number}.json"
-                with contextlib.suppress(FileExistsError):
-                    os.link(path, place)
+                if not os.path.lexists(place):
                     break
-            path.unlink()
+            # A folder or a broken link in a record's place can be moved, but not linked to.
+            path.rename(place)
         _flush_folder(path.parent)
         return place
 
@@ -301,13 +301,12 @@ def read_json(path: Path) -> Any:
     """
     :param path: a JSON file
     :return: what it holds
-    :raises BenchmarkError: if it cannot be read
-    :raises BadRecordError: if it is damaged; the file is named and left as it is
+    :raises BadRecordError: if it is damaged, or cannot be read; the file is named and left as it is
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
+        raise BadRecordError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise BadRecordError(f"{path} is damaged ({error})") from error
 

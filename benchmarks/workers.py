@@ -186,7 +186,7 @@ class _Worker:
             self._spawn()
         self.job = job
         # A worker that died while idle is noticed when its answer is read.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self.connection.send(job)
 
     def _spawn(self) -> None:
@@ -201,7 +201,7 @@ class _Worker:
         assert self.job is not None and self.process is not None
         try:
             letter = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the second where it died in the middle of a letter
             self.process.join()
             cause = f"the worker process died (exit code {self.process.exitcode})"
             letter = Letter(self.job.run.id, "raised", text=cause)

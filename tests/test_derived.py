@@ -115,9 +115,24 @@ def forget_the_origin(path):
     path.write_text(path.read_text().replace("made by", "from"))
 
 
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garble(path):
+    path.write_bytes(b"\xff" + path.read_bytes())
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
+        ("iqm.png", halve),
+        ("iqm.png", empty),
+        ("table.md", garble),
         ("table.md", edit),
         ("ranking.csv", edit),
         ("report.html", edit),

@@ -1,9 +1,12 @@
 import errno
 import gc
 import json
+import multiprocessing
 import os
 import signal
+import struct
 import threading
+import time
 
 import psutil
 import pytest
@@ -12,7 +15,7 @@ from benchmarks import executors, workers
 from benchmarks.run import execute
 from benchmarks.spec import BenchmarkError, Suite, plan
 from benchmarks.store import Store
-from benchmarks.workers import Letter, Processes, Serial
+from benchmarks.workers import Job, Letter, Processes, Serial
 from sb3_gipo import GIPO
 
 # An episode of Pendulum lasts 200 steps: its runs end without a score, which is an error.
@@ -246,6 +249,21 @@ def test_a_worker_that_dies_is_replaced_and_its_run_goes_on_from_its_checkpoint(
     assert listener.of("resumed")[0].steps >= 64
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
     assert files(tmp_path / "killed") == [f"{run.id}.json"]
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_letter_costs_its_run_a_try():
+    """Its letter is larger than what a socket holds, and only half of it arrives."""
+    ours, theirs = multiprocessing.Pipe()
+    worker = workers._Worker()
+    worker.job, worker.connection = Job(LONG[0], 0, None), ours
+    worker.process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.process.start()
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"half")
+    theirs.close()
+    worker.process.kill()
+    letter = worker.receive()
+    assert (letter.kind, letter.text) == ("raised", "the worker process died (exit code -9)")
+    assert worker.job is None and worker.process is None
 
 
 def test_a_worker_that_always_dies_fails_its_run_alone(tmp_path):

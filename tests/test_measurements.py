@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from synthetic import make_suite, realistic, record_of
 
-from benchmarks import curves
+from benchmarks import curves, measurements
 from benchmarks.measurements import RegimeRuns, measure
 from benchmarks.spec import plan
 
@@ -74,3 +74,11 @@ def test_the_invented_records_are_what_a_run_would_write():
     record = realistic(run)
     lengths = {len(column) for column in record["curve"].values()}
     assert lengths == {40} and record["curve"]["steps"][-1] == run.suite.budget
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 7])
+def test_equal_repeats_have_their_own_value_as_their_mean(repeats):
+    """numpy's mean of three times 0.1 is more than 0.1, and would win a tie."""
+    assert measurements._mean([0.1] * repeats) == 0.1
+    found = measurements._mean([np.array([0.1, np.nan])] * repeats)
+    assert found[0] == 0.1 and np.isnan(found[1])

@@ -132,6 +132,18 @@ def test_whatever_changes_the_numbers_changes_the_digest(tmp_path, old, new):
         ("gipo(1.0,0.5)", "gipo(1.0,1.0)", "does not agree with its settings"),
         ("[learner]", "[learner", "is not valid TOML"),
         ('name = "tiny"', 'name = "../tiny"', "must be letters, digits"),
+        ('name = "tiny"', f'name = "{"a" * 101}"', "must be letters, digits .* 100 at most"),
+        ("gipo(1.0,0.5)", "gipo(1,0.5)", r"the label 'gipo\(1,0.5\)' .* those of 'gipo\(1.0,0.5\)'"),
+        ('tasks = ["CartPole-v1"]', 'tasks = "CartPole-v1"', r'tasks: it must be a list, such as \["CartPole-v1"\]$'),
+        ('tasks = ["CartPole-v1"]', "tasks = [1]", "tasks.0: [^;]*, got 1$"),
+        ("learning_rate = 0.01", 'learning_rate = "fast"', "learner.learning_rate: [^;]*, got 'fast'$"),
+        (
+            "learning_rate = 0.01",
+            "learning_rate = 0.01\nvtrace_c_bar = 3.0",
+            "vtrace_c_bar 3.0 must be at most vtrace",
+        ),
+        ("budget = 192", f"budget = {'9' * 5000}", "is not valid TOML"),
+        ("budget = 192", "budget = 64000000000000000000", "budget: .*less than or equal to"),
         (
             '"ppo_clip"',
             '"ppo_clip"\nsettings = {n_epoch = 3}',

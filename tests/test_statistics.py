@@ -249,3 +249,9 @@ def test_intervals_cover_the_truth_in_many_simulations(case, seeds, least):
     """With 10 seeds the percentile bootstrap covers a little less than it says; the docs say how much."""
     found = coverage(*settings(np.random.default_rng(1), seeds)[case], simulations=2000)
     assert least <= found <= 0.98
+
+
+def test_the_same_scores_in_another_order_have_the_same_iqm():
+    rng = np.random.default_rng(0)
+    for scores in rng.random((300, 5, 3)):
+        assert statistics.iqm(rng.permuted(scores, axis=0)) == statistics.iqm(scores)

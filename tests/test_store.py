@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from suites import TINY, write_suite
 
-from benchmarks.spec import BenchmarkError, load_suite, plan
+from benchmarks.spec import load_suite, plan
 from benchmarks.store import BadRecordError, RecordExistsError, Store, UnwritableError, read_record
 
 
@@ -274,7 +274,14 @@ def test_a_full_disk_is_one_line_wherever_it_shows(run, store, monkeypatch, call
     assert files(store) == []
 
 
-def test_a_file_that_cannot_be_read_is_not_called_bad(run, store):
-    store.path(run).mkdir(parents=True)
-    with pytest.raises(BenchmarkError, match=r"cannot read .*repeat0.json: Is a directory"):
-        list(store.survey([run]))
+@pytest.mark.parametrize(("make", "why"), [("mkdir", "Is a directory"), ("symlink_to", "No such file")])
+def test_what_is_no_file_is_named_and_set_aside(run, store, make, why):
+    path = store.path(run)
+    path.parent.mkdir(parents=True)
+    getattr(path, make)(*(["/nonexistent/record"] if make == "symlink_to" else []))
+    (found,) = store.survey([run])
+    assert found.record is None and found.problem.startswith(f"{path} cannot be read ({why}")
+    ((_, place),) = store.set_aside(run)
+    assert os.path.lexists(place) and not os.path.lexists(path)
+    store.write(run, record_of(run))
+    assert store.read(run)["run"] == run.id
